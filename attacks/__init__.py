@@ -1,0 +1,7 @@
+"""The built-in attacks: one paper, one file. The registry loads them by name."""
+
+INDEX = {
+    "jsma": "attacks.jsma_plugin:Jsma",
+    "fgsm": "attacks.fgsm:FGSM",
+    "art": "attacks.art:Art",
+}

@@ -1,0 +1,80 @@
+"""Retort: how robust is this defense, really?
+
+The public API for plugin authors and notebooks. Names load when first used, so that
+``python -m bench --help`` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.cli import run
+    from bench.datasets import Dataset, Split
+    from bench.evaluation import evaluate
+    from bench.plugin import (
+        Attack,
+        AttackContext,
+        BuildContext,
+        DataSettings,
+        DataSource,
+        Defense,
+        FitContext,
+        Network,
+        Perturbation,
+    )
+    from bench.registry import ATTACKS, DATASETS, DEFENSES, NETWORKS
+    from bench.types import DataInfo, Spec, ThreatModel, UserError
+
+    attack = ATTACKS.register
+    dataset = DATASETS.register
+    defense = DEFENSES.register
+    network = NETWORKS.register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attack",
+    "AttackContext",
+    "BuildContext",
+    "DataInfo",
+    "DataSettings",
+    "DataSource",
+    "Dataset",
+    "Defense",
+    "FitContext",
+    "Network",
+    "Perturbation",
+    "Spec",
+    "Split",
+    "ThreatModel",
+    "UserError",
+    "attack",
+    "dataset",
+    "defense",
+    "evaluate",
+    "network",
+    "run",
+]
+
+_HOMES = {
+    "bench.cli": ("run",),
+    "bench.datasets": ("Dataset", "Split"),
+    "bench.evaluation": ("evaluate",),
+    "bench.plugin": (
+        "Attack", "AttackContext", "BuildContext", "DataSettings", "DataSource", "Defense",
+        "FitContext", "Network", "Perturbation",
+    ),
+    "bench.types": ("DataInfo", "Spec", "ThreatModel", "UserError"),
+}  # fmt: skip
+_REGISTRIES = {"attack": "ATTACKS", "dataset": "DATASETS", "defense": "DEFENSES", "network": "NETWORKS"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _REGISTRIES:
+        return getattr(import_module("bench.registry"), _REGISTRIES[name]).register
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")

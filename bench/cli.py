@@ -1,0 +1,370 @@
+"""The command line, and the one module that knows all four packages.
+
+Nothing heavy is imported before it is needed: ``--help`` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.types import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.plan import Plan
+    from bench.runner import Progress
+    from bench.types import Document
+    from bench.worker import Settings
+
+app = typer.Typer(
+    name="retort",
+    help="How robust is this defense, really? Pairs defenses with attacks and keeps the evidence.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a matrix is run; the fields are the options of ``python -m bench run``."""
+
+    dataset: str | None = None
+    network: str | None = None
+    recipe: str | None = None
+    out: Path | None = None
+    seeds: str | list[int] | None = None
+    sources: int | str | None = None
+    device: str = "auto"
+    workers: int | None = None
+    data_dir: Path | None = None
+    cache_dir: Path | None = None
+    offline: bool = False
+    plugin: tuple[str, ...] = ()
+    cell_timeout: float | None = None
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, its rows (as in ``results.json``), how its nodes ended."""
+
+    folder: Path
+    rows: list[Document]
+    progress: Progress
+
+    def frame(self) -> pd.DataFrame:
+        """Return the rows as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+
+def run(matrix: str | Path | dict[str, Any], **options: Any) -> pd.DataFrame:
+    """Run a matrix, by name, file or as a table, and return its results, one row a cell.
+
+    The same as ``python -m bench run --matrix``; ``options`` are the fields of ``RunOptions``.
+    Raises UserError for a mistake in the matrix or the options.
+    """
+    if unknown := set(options) - set(RunOptions.__dataclass_fields__):
+        from bench.registry import nearest
+
+        name = sorted(unknown)[0]
+        raise UserError(f"unknown option {name!r}: {nearest(name, RunOptions.__dataclass_fields__)}")
+    return run_matrix(matrix, RunOptions(**options)).frame()
+
+
+def run_matrix(
+    matrix: str | Path | dict[str, Any], options: RunOptions, watch: bool = False
+) -> RunResult:
+    """Plan and carry out a matrix, and write its folder; ``watch`` shows progress bars."""
+    from bench.datasets import Dataset
+    from bench.executors import LocalExecutor, default_workers
+    from bench.runner import execute
+    from bench.store import RunFolder
+
+    plan, settings, data = _prepare(matrix, options)
+    assert isinstance(data, Dataset)
+    workers = options.workers or default_workers(settings.device)
+    with _observer(plan, watch) as observer:
+        with LocalExecutor(settings, workers, options.cell_timeout) as executor:
+            progress = execute(plan, data, settings, executor, observer, options.fresh)
+    folder = RunFolder(settings.run)
+    return RunResult(settings.run, _write(plan, data, folder, settings, progress), progress)
+
+
+def _prepare(
+    matrix: str | Path | dict[str, Any], options: RunOptions
+) -> tuple[Plan, Settings, Any]:
+    from bench import registry
+    from bench.plugin import DataSettings
+    from bench.store import default_cache
+    from bench.types import Spec
+    from bench.worker import Settings
+
+    registry.load_plugins(options.plugin)
+    plan = plan_of(matrix, options)
+    cache = (options.cache_dir or default_cache()).absolute()
+    data_dir = options.data_dir.absolute() if options.data_dir else None
+    settings = Settings(
+        run=(options.out or Path("runs") / f"{plan.matrix.name}-{plan.dataset['name']}").absolute(),
+        cache=cache,
+        data=DataSettings(data_dir, cache, options.offline),
+        device=_device(options.device),
+        plugins=tuple(_absolute(item) for item in options.plugin),
+    )
+    source = registry.DATASETS.make(Spec(plan.dataset["name"], plan.dataset["params"]))
+    data = source.load(settings.data)
+    network = registry.NETWORKS.make(Spec(plan.network["name"], plan.network["params"]))
+    try:
+        network.build(data.info)
+    except ValueError as error:
+        raise UserError(f"network {plan.network['name']!r}: {error}") from error
+    if plan.matrix.sources != "all":
+        data.sources(plan.matrix.sources, plan.matrix.source_seed)
+    return plan, settings, data
+
+
+def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:
+    """Return the plan of a matrix with the options' overrides; plugins must be loaded."""
+    from bench.config import load_matrix, parse_matrix
+    from bench.plan import make_plan
+
+    overrides = {
+        "dataset": _dataset_table(options.dataset),
+        "network": options.network,
+        "recipe": options.recipe,
+        "seeds": _seeds(options.seeds),
+        "sources": _sources(options.sources),
+    }
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    if isinstance(matrix, dict):
+        return make_plan(parse_matrix({"name": "matrix", **matrix, **overrides}, "the matrix"))
+    return make_plan(load_matrix(matrix, overrides))
+
+
+def _dataset_table(name: str | None) -> dict[str, str] | None:
+    if name is None:
+        return None
+    if name.endswith(".npz"):
+        return {"name": "arrays", "path": str(Path(name).absolute())}
+    return {"name": name}
+
+
+def _seeds(seeds: str | list[int] | None) -> list[int] | None:
+    if not isinstance(seeds, str):
+        return seeds
+    try:
+        return [int(item) for item in seeds.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds takes whole numbers with commas, as in 0,1,2, got {seeds!r}") from error
+
+
+def _sources(sources: int | str | None) -> int | str | None:
+    if sources is None or sources == "all" or isinstance(sources, int):
+        return sources
+    if not sources.isdecimal():
+        raise UserError(f"--sources takes a whole number or all, got {sources!r}")
+    return int(sources)
+
+
+def _absolute(plugin: str) -> str:
+    return str(Path(plugin).absolute()) if plugin.endswith(".py") or "/" in plugin else plugin
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise UserError(f"unknown device {device!r}: valid: auto, cpu, cuda, cuda:N")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {device!r} was asked for and torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def _observer(plan: Plan, watch: bool) -> Any:
+    import contextlib
+
+    from bench.runner import no_observer
+
+    if not watch:
+        return contextlib.nullcontext(no_observer)
+    from bench.progress import bars
+
+    return bars(plan)
+
+
+def _write(
+    plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress
+) -> list[Document]:
+    from bench.environment import describe
+    from bench.results import collect
+    from bench.store import Damaged, read_json, write_json, write_text
+    from leaderboard.markdown import render
+
+    rows = collect(plan, data.info, folder)
+    environment = describe(plan, settings.device)
+    try:
+        timings = read_json(folder.top("timings.json"))
+    except Damaged:
+        timings = {}
+    write_json(folder.top("timings.json"), {**timings, **progress.seconds})
+    write_json(folder.top("results.json"), rows)
+    write_json(folder.top("environment.json"), environment)
+    write_text(folder.top("leaderboard.md"), render(rows, environment))
+    return rows
+
+
+Matrix = Annotated[str, typer.Option("--matrix", "-m", help="A matrix by name, or a .toml file.")]
+Plugins = Annotated[
+    list[str], typer.Option("--plugin", help="A file or module whose plugins to load; may be repeated.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command("run")
+def run_command(
+    matrix: Matrix,
+    dataset: Annotated[str | None, typer.Option(help="A data set by name, or a .npz file.")] = None,
+    network: Annotated[str | None, typer.Option(help="A network by name.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="How to train, by name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Results folder [runs/MATRIX-DATASET].")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Training seeds, as in 0,1,2.")] = None,
+    sources: Annotated[str | None, typer.Option(help="Images to attack: a number, or all.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    plugin: Plugins = [],  # noqa: B006 (typer reads the default, nothing changes it)
+    cell_timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no result of this folder.")] = False,
+    fail_on_flag: Annotated[
+        bool, typer.Option("--fail-on-flag", help="Exit 1 where a flag warns.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a matrix: fit every defense, make every attack, write the leaderboard.
+
+    The same command goes on where an interrupted run stopped.
+    """
+    options = RunOptions(
+        dataset, network, recipe, out, seeds, sources, device, workers, data_dir, cache_dir,
+        offline, tuple(plugin), cell_timeout, fresh,
+    )  # fmt: skip
+
+    def command() -> int:
+        if dry_run:
+            _dry_run(matrix, options)
+            return 0
+        result = run_matrix(matrix, options, watch=True)
+        _show(result, debug)
+        return _status(result, fail_on_flag)
+
+    _guard(command, debug)
+
+
+def _dry_run(matrix: str, options: RunOptions) -> None:
+    from leaderboard.terminal import show_plan
+
+    plan, settings, data = _prepare(matrix, options)
+    show_plan(plan, data.info.classes, len(data.test), settings.run)
+
+
+def _show(result: RunResult, debug: bool) -> None:
+    from leaderboard.terminal import show_results
+
+    traces = list(result.progress.traces.values()) if debug else []
+    show_results(result.rows, result.folder, traces)
+
+
+def _status(result: RunResult, fail_on_flag: bool) -> int:
+    failed = any(item.status == "failed" for item in result.progress.outcomes.values())
+    severe = ("warning", "error")
+    flagged = any(flag["severity"] in severe for row in result.rows for flag in row["flags"])
+    return 1 if failed or (fail_on_flag and flagged) else 0
+
+
+@app.command("list")
+def list_command(
+    what: Annotated[
+        str | None, typer.Argument(help="defenses, attacks, datasets, networks, matrices, recipes, or a name.")
+    ] = None,
+    plugin: Plugins = [],  # noqa: B006 (as above)
+    debug: Debug = False,
+) -> None:
+    """List what can be named in a matrix; with a name, its parameters and their defaults."""
+
+    def command() -> int:
+        from leaderboard.terminal import show_listing
+
+        from bench import registry
+
+        registry.load_plugins(plugin)
+        show_listing(what)
+        return 0
+
+    _guard(command, debug)
+
+
+@app.command("publish")
+def publish_command(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A results folder.")],
+    to: Annotated[Path, typer.Option(help="Where published results lie.")] = Path("leaderboard/published"),
+    debug: Debug = False,
+) -> None:
+    """Copy a run's aggregates and its leaderboard to DIR/RUN-NAME/."""
+
+    def command() -> int:
+        from leaderboard.publish import publish
+
+        typer.echo(f"published to {publish(run_folder, to)}")
+        return 0
+
+    _guard(command, debug)
+
+
+def _guard(command: Callable[[], int], debug: bool) -> None:
+    """Run ``command`` and exit with its status; a user's mistake is one message, no traceback."""
+    try:
+        status = command()
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        typer.secho(f"error: {error}", err=True, fg="red")
+        status = 2
+    except KeyboardInterrupt:
+        typer.secho(
+            "\ninterrupted: what is done is kept; the same command goes on from there",
+            err=True,
+            fg="yellow",
+        )
+        status = 130
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """Entry point of ``retort`` and of ``python -m bench``."""
+    try:
+        app()
+    except BrokenPipeError:  # `python -m bench list | head`
+        sys.stderr.close()
+        raise SystemExit(1) from None
+
+

@@ -1,0 +1,116 @@
+"""A trained network, some tensors, some attacks: a table, without plugin, file or registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from bench import registry
+from bench.aggregate import summarise, summarise_probe
+from bench.datasets import Split
+from bench.execute import Sources, attack_sources
+from bench.plugin import Attack, AttackContext
+from bench.probes import probe
+from bench.results import row
+from bench.types import DataInfo, Document, Outcome, Spec, UserError
+
+
+def evaluate(
+    model: nn.Module,
+    x: Any,
+    y: Any,
+    attacks: Sequence[str | Spec | Attack] = ("jsma", "fgsm"),
+    *,
+    sources: int | None = 100,
+    seed: int = 0,
+    name: str = "model",
+) -> pd.DataFrame:
+    """Attack ``model`` and return one row an attack: the columns of ``results.json``.
+
+    ``model`` maps (n, *shape) float32 in [0, 1] to logits (n, classes); it is put in eval mode
+    for the call and stays where it is. ``x``: (n, *shape) in [0, 1] and ``y``: (n,) integer labels, tensors or
+    arrays, test data the model has not seen; all of it measures accuracy and confidence, the
+    first ``sources`` (None: all) are attacked. ``attacks``: registered names, ``bench.Spec`` with
+    parameters, or attack instances. The intervals are split into ``*_low`` and ``*_high``.
+
+    Raises UserError for inputs that cannot be used; an attack that fails on this model raises.
+    """
+    registry.load_plugins()
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    test = _split(x, y, device)
+    was_training = model.training
+    model.eval()
+    try:
+        classes = _classes(model, test)
+        info = DataInfo(name, tuple(test.x.shape[1:]), classes, (0.0,), (1.0,))
+        clean = summarise_probe(probe(model, test, classes))
+        count = len(test) if sources is None else min(sources, len(test))
+        chosen = Sources(torch.arange(count, device=device), test.x[:count], test.y[:count], seed)
+        rows = [_evaluate(model, _attack(item), chosen, info, clean, seed) for item in attacks]
+    finally:
+        model.train(was_training)
+    frame = pd.DataFrame(rows)
+    for column in [name for name in frame.columns if name.endswith("_ci")]:
+        stem = column.removesuffix("_ci")
+        bounds = [pair or (None, None) for pair in frame[column]]
+        frame[f"{stem}_low"] = pd.array([low for low, _ in bounds], dtype="Float64")
+        frame[f"{stem}_high"] = pd.array([high for _, high in bounds], dtype="Float64")
+    return frame
+
+
+def _evaluate(
+    model: nn.Module, attack: Attack, sources: Sources, info: DataInfo, clean: Document, seed: int
+) -> Document:
+    threat = attack.threat(info.shape)
+    evidence = attack_sources(model, attack, sources, AttackContext(info, seed))
+    summary = summarise(evidence.records, threat, info.features)
+    identity = {"attack": _name(attack), "attack_params": registry.parameters(attack)}
+    queries = {"forwards": evidence.forwards, "backwards": evidence.backwards}
+    return row(identity, Outcome("done"), threat, summary, clean, queries, info.classes)
+
+
+def _attack(item: str | Spec | Attack) -> Attack:
+    if isinstance(item, Attack):
+        return item
+    return registry.ATTACKS.make(Spec(item) if isinstance(item, str) else item)
+
+
+def _name(attack: Attack) -> str:
+    try:
+        return registry.ATTACKS.name_of(attack)
+    except UserError:
+        return type(attack).__name__  # an instance of a class that nobody registered
+
+
+def _split(x: Any, y: Any, device: torch.device) -> Split:
+    inputs = torch.as_tensor(x, device=device)
+    labels = torch.as_tensor(y, device=device)
+    if inputs.dtype == torch.uint8 or not inputs.is_floating_point():
+        raise UserError(f"x must be floating in [0, 1], got {inputs.dtype}: divide bytes by 255")
+    inputs = inputs.float()
+    if not (torch.isfinite(inputs).all() and inputs.min() >= 0 and inputs.max() <= 1):
+        raise UserError("x must lie in [0, 1], without NaN: put the normalisation into the model")
+    if labels.shape != inputs.shape[:1] or labels.is_floating_point():
+        raise UserError(
+            f"y must be ({len(inputs)},) integer labels, got {labels.dtype} {tuple(labels.shape)}"
+        )
+    return Split(inputs, labels.long())
+
+
+def _classes(model: nn.Module, test: Split) -> int:
+    with torch.no_grad():
+        logits = model(test.x[:1])
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
+        raise UserError(f"the model must return logits (n, classes), got {_describe(logits)}")
+    classes = logits.shape[1]
+    if int(test.y.max()) >= classes or int(test.y.min()) < 0:
+        raise UserError(f"y must hold labels in [0, {classes}), as many as the model has logits")
+    return int(classes)
+
+
+def _describe(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__

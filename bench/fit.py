@@ -1,0 +1,68 @@
+"""Train a defense, or rebuild it from stored weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import nn
+
+from bench.datasets import Dataset
+from bench.plugin import Attack, BuildContext, Defense, FitContext, Network
+from bench.training import Recipe, train
+from bench.types import Spec
+
+
+def derive_seed(seed: int, name: str) -> int:
+    """Return the seed of one defense's training: from the run's seed and its registered name.
+
+    So a sweep shares its initial weights and batches, and two defenses do not: at T = 1
+    ``temperature_only`` is an independently seeded twin of ``undefended``.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
+
+
+def build(
+    defense: Defense, network: Network, data: Dataset, fitted: Mapping[str, nn.Module]
+) -> nn.Module:
+    """Return the untrained module of ``defense``, in eval mode, on the device of ``data``."""
+    module = defense.build(BuildContext(data.info, fitted, partial(network.build, data.info)))
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"build must return a torch.nn.Module, got {type(module).__name__}")
+    return module.to(data.train.x.device).eval()
+
+
+def fit(
+    defense: Defense,
+    network: Network,
+    data: Dataset,
+    recipe: Recipe,
+    seed: int,
+    fitted: Mapping[str, nn.Module],
+    make_attack: Callable[[Spec], Attack],
+) -> nn.Module:
+    """Build ``defense`` and let it learn from the training split; ``seed`` as ``derive_seed`` gives it."""
+    torch.manual_seed(seed)
+    model = build(defense, network, data, fitted)
+    device = data.train.x.device
+    generator = torch.Generator(device).manual_seed(seed)
+    loop = partial(_train, recipe=recipe, generator=generator)
+    context = FitContext(
+        data.info, fitted, data.validation, recipe, generator, loop, make_attack
+    )
+    defense.fit(model, data.train, context)
+    return model.eval()
+
+
+def _train(
+    model: nn.Module,
+    x: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    recipe: Recipe,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+) -> None:
+    train(model, x, targets, recipe, generator, temperature=temperature)

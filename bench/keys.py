@@ -1,0 +1,90 @@
+"""What a result depends on, written out as a document, and its hash.
+
+A node's plan id names what was asked; its key says what was run. Weights alone do not identify a
+model, for a wrapper has the weights of what it wraps: a model is its fit, its source code and
+the hash of its weights. The documents are stored, so that one can see which field changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench import registry
+from bench.datasets import Dataset, Split
+from bench.execute import attack_sources
+from bench.fingerprint import digest, source_hash
+from bench.fit import fit
+from bench.measure import hashes
+from bench.plan import Node
+from bench.probes import probe
+from bench.types import Document
+
+DTYPE = "float32"
+
+
+class Keys:
+    """Makes the key documents of a run's nodes: one data set, one class of device.
+
+    ``models`` maps the id of a finished fit to the SHA-256 of its weights; it grows as a run
+    proceeds, and a key can be made once all that a node needs is in it.
+    """
+
+    def __init__(self, data: Dataset, device_class: str, models: Mapping[str, str]) -> None:
+        self.data = data
+        self.device_class = device_class
+        self.models = models
+        self._sources: dict[str, str] = {}
+        self._samples: dict[tuple[int | None, int], Document] = {}
+
+    def of(self, node: Node) -> Document:
+        """Return the key document of ``node``."""
+        return {"fit": self._fit, "probe": self._probe, "cell": self._cell}[node.kind](node)
+
+    def _fit(self, node: Node) -> Document:
+        source = self._source_of_fit(node)
+        self._sources[node.id] = source
+        required = {role: self.models[need] for role, need in node.needs.items()}
+        return {**self._common(node), "source": source, "required_weights": required}
+
+    def _probe(self, node: Node) -> Document:
+        return {**self._common(node), "model": self._model(node.needs["model"]), "source": source_hash(probe)}
+
+    def _cell(self, node: Node) -> Document:
+        attack = registry.ATTACKS.get(node.document["attack"]["name"])
+        sources, seed = node.document["sources"], node.document["source_seed"]
+        return {
+            **self._common(node),
+            "model": self._model(node.needs["model"]),
+            "required": {role: self._model(need) for role, need in node.needs.items() if role != "model"},
+            "attack_source": source_hash(attack),
+            "harness_source": source_hash(attack_sources),
+            "samples": self._sample_document(None if sources == "all" else sources, seed),
+        }
+
+    def _common(self, node: Node) -> Document:
+        return {
+            "plan": node.id,
+            "document": node.document,
+            "data": self.data.fingerprint,
+            "device": self.device_class,
+            "dtype": DTYPE,
+        }
+
+    def _source_of_fit(self, node: Node) -> str:
+        defense = registry.DEFENSES.get(node.document["defense"]["name"])
+        network = registry.NETWORKS.get(node.document["network"]["name"])
+        return source_hash(fit, defense, network)
+
+    def _model(self, fit_id: str) -> Document:
+        return {"fit": fit_id, "source": self._sources[fit_id], "weights": self.models[fit_id]}
+
+    def _sample_document(self, count: int | None, seed: int) -> Document:
+        if (count, seed) not in self._samples:
+            ids = self.data.sources(count, seed)
+            chosen = Split(self.data.test.x[ids], self.data.test.y[ids])
+            self._samples[count, seed] = {
+                "count": len(ids),
+                "ids": digest(ids.tolist()),
+                "inputs": digest(hashes(chosen.x)),
+            }
+        return self._samples[count, seed]

@@ -1,0 +1,118 @@
+"""A matrix as a graph of work, with every node named, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from bench import registry
+from bench.config import MatrixConfig
+from bench.fingerprint import digest
+from bench.plugin import Attack, Defense
+from bench.training import recipe
+from bench.types import Document, Spec
+
+Kind = Literal["fit", "probe", "cell"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One piece of work. ``id`` is the hash of ``document``; ``needs`` names fits by role.
+
+    A fit trains a defense; a probe measures a fit; a cell attacks one. A probe and a cell need
+    their fit under the name ``model``; further needs are what the plugin's ``requires`` named.
+    """
+
+    id: str
+    kind: Kind
+    document: Document
+    needs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The nodes of a matrix, each after all that it needs, and the matrix that they come from."""
+
+    matrix: MatrixConfig
+    dataset: Document
+    network: Document
+    recipe: str
+    nodes: tuple[Node, ...]
+
+    def of(self, kind: Kind) -> list[Node]:
+        """Return the nodes of one kind, in order."""
+        return [node for node in self.nodes if node.kind == kind]
+
+    def document(self) -> Document:
+        """Return the plan as JSON."""
+        nodes = [
+            {"id": node.id, "kind": node.kind, "document": node.document, "needs": dict(node.needs)}
+            for node in self.nodes
+        ]
+        return {"matrix": self.matrix.model_dump(mode="json"), "nodes": nodes}
+
+
+def make_plan(matrix: MatrixConfig) -> Plan:
+    """Expand ``matrix``; raises UserError for an unknown plugin, parameter or recipe."""
+    source = registry.DATASETS.make(_spec(matrix.dataset))
+    network = _spec(matrix.network or {"name": source.network})
+    builder = _Builder(
+        {
+            "dataset": registry.DATASETS.document(source),
+            "network": registry.NETWORKS.document(registry.NETWORKS.make(network)),
+            "recipe": {"name": (name := matrix.recipe or source.recipe), **vars(recipe(name))},
+        }
+    )
+    defenses = [registry.DEFENSES.make(spec) for spec in matrix.defenses()]
+    attacks = [registry.ATTACKS.make(spec) for spec in matrix.attacks()]
+    for seed in matrix.seeds:
+        for defense in defenses:
+            builder.add_defense(defense, attacks, seed, matrix)
+    shared = builder.shared
+    return Plan(matrix, shared["dataset"], shared["network"], name, tuple(builder.nodes.values()))
+
+
+def _spec(table: Mapping[str, object]) -> Spec:
+    return Spec(str(table["name"]), {key: value for key, value in table.items() if key != "name"})
+
+
+class _Builder:
+    """Collects nodes by id, so that a teacher that several students name is one fit."""
+
+    def __init__(self, shared: Document) -> None:
+        self.shared = shared
+        self.nodes: dict[str, Node] = {}
+
+    def add_defense(
+        self, defense: Defense, attacks: Iterable[Attack], seed: int, matrix: MatrixConfig
+    ) -> None:
+        fit = self._fit(defense, seed)
+        self._add("probe", {"fit": fit}, {"model": fit})
+        for attack in attacks:
+            required = {name: self._fit(d, seed) for name, d in attack.requires().items()}
+            document = {
+                "fit": fit,
+                "attack": registry.ATTACKS.document(attack),
+                "sources": matrix.sources,
+                "source_seed": matrix.source_seed,
+                "requires": required,
+            }
+            self._add("cell", document, {"model": fit, **required})
+
+    def _fit(self, defense: Defense | Spec, seed: int) -> str:
+        if isinstance(defense, Spec):
+            defense = registry.DEFENSES.make(defense)
+        required = {name: self._fit(d, seed) for name, d in defense.requires().items()}
+        document = {
+            **self.shared,
+            "defense": registry.DEFENSES.document(defense),
+            "seed": seed,
+            "requires": required,
+        }
+        return self._add("fit", document, required)
+
+    def _add(self, kind: Kind, document: Document, needs: Mapping[str, str]) -> str:
+        node = digest({"kind": kind, **document})[:16]
+        self.nodes.setdefault(node, Node(node, kind, document, needs))
+        return node

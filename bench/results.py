@@ -1,0 +1,116 @@
+"""A run's folder as rows: one object a cell, every figure recomputed from its records."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pandas as pd
+
+from bench import registry
+from bench.aggregate import summarise, summarise_probe, worst_case
+from bench.flags import cell_flags
+from bench.plan import Node, Plan
+from bench.store import RunFolder, read_json, read_records
+from bench.types import DataInfo, Document, Outcome, Spec, ThreatModel
+
+METRICS = (
+    "sources", "correct_sources", "attempts", "successes", "success_rate", "success_ci",
+    "robust_accuracy", "robust_ci", "worst_case", "worst_case_ci", "rho_adv", "rho_adv_paper", "rho_censored", "features_all",
+    "features_success", "l2_success", "linf_success", "adversarial_confidence", "stop_reasons",
+)  # fmt: skip
+MODEL_METRICS = ("accuracy", "accuracy_ci", "confidence", "max_logit", "logit_gap")
+
+
+def collect(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
+    """Return the rows of ``results.json``, in the order of the plan."""
+    fits = {node.id: node for node in plan.of("fit")}
+    probes = {node.needs["model"]: _probe(node, folder) for node in plan.of("probe")}
+    cells = [_Cell(node, info, folder) for node in plan.of("cell")]
+    rows = []
+    for cell in cells:
+        fit = cell.node.needs["model"]
+        rows.append(
+            row(
+                cell.identity(fits[fit]),
+                cell.outcome,
+                cell.threat,
+                cell.summary | _worst_case(cell, cells, info),
+                probes[fit],
+                cell.document.get("queries", {}),
+                info.classes,
+            )
+        )
+    return rows
+
+
+class _Cell:
+    """One cell as it lies on disk."""
+
+    def __init__(self, node: Node, info: DataInfo, folder: RunFolder) -> None:
+        path = folder.cell(node.id)
+        spec = node.document["attack"]
+        self.node = node
+        self.document: Document = read_json(path)
+        self.outcome = Outcome(**self.document["outcome"])
+        self.threat = registry.ATTACKS.make(Spec(spec["name"], spec["params"])).threat(info.shape)
+        self.records: pd.DataFrame | None = None
+        self.summary: Document = {}
+        if self.outcome.status == "done":
+            checksum = self.document["files"]["records"]
+            self.records = read_records(path.with_suffix(".parquet"), checksum)
+            self.summary = summarise(self.records, self.threat, info.features)
+
+    def identity(self, fit: Node) -> Document:
+        """Return who met whom."""
+        spec = self.node.document["attack"]
+        return {
+            "id": self.node.id,
+            "dataset": fit.document["dataset"]["name"],
+            "network": fit.document["network"]["name"],
+            "recipe": fit.document["recipe"]["name"],
+            "defense": fit.document["defense"]["name"],
+            "defense_params": fit.document["defense"]["params"],
+            "attack": spec["name"],
+            "attack_params": spec["params"],
+            "seed": fit.document["seed"],
+        }
+
+
+def _worst_case(cell: _Cell, cells: list[_Cell], info: DataInfo) -> Document:
+    # A failed or skipped cell of the same model and threat leaves the worst case unknown: a crash
+    # must not look like robustness.
+    fit = cell.node.needs["model"]
+    siblings = [item for item in cells if item.node.needs["model"] == fit]
+    if any(item.records is None and item.threat == cell.threat for item in siblings):
+        return {}
+    records = [item.records for item in siblings if item.records is not None]
+    return worst_case(records, cell.threat, info.shape)
+
+
+def row(
+    identity: Document, outcome: Outcome, threat: ThreatModel, summary: Document, probe: Document,
+    queries: Document, classes: int,
+) -> Document:  # fmt: skip
+    """Return one row: who met whom, how it ended, the metrics, the flags."""
+    metrics = {name: summary.get(name) for name in METRICS}
+    model = {name: probe.get(name) for name in MODEL_METRICS}
+    flags = cell_flags(summary, probe, classes) if outcome.status == "done" else []
+    return {
+        **identity,
+        "threat": {"norm": threat.norm, "budget": threat.budget, "unit": threat.unit},
+        "status": outcome.status,
+        "reason": outcome.reason,
+        **metrics,
+        **model,
+        "forwards": queries.get("forwards"),
+        "backwards": queries.get("backwards"),
+        "flags": [asdict(flag) for flag in flags],
+    }
+
+
+def _probe(node: Node, folder: RunFolder) -> Document:
+    path = folder.probe(node.id)
+    if not path.exists():
+        return {}
+    checksum = read_json(path)["files"]["records"]
+    return summarise_probe(read_records(path.with_suffix(".parquet"), checksum))

@@ -1,0 +1,123 @@
+"""One training loop, and the recipes that name its settings."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
+
+from bench.registry import nearest
+from bench.types import UserError
+
+
+class Diverged(Exception):
+    """Training ended in a loss that is not finite: there is no network to speak of."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How networks are trained: chosen on validation splits, never on test splits.
+
+    ``schedule``: ``one-cycle`` (Smith and Topin 2018) peaks at ``lr``; ``halving`` multiplies the
+    learning rate and the momentum by 0.5 every ``period`` epochs; ``constant`` does neither.
+    ``bf16`` computes the passes in bfloat16 where that is worth it; weights stay float32.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: Literal["adam", "sgd"]
+    lr: float
+    schedule: Literal["one-cycle", "halving", "constant"] = "one-cycle"
+    momentum: float = 0.0
+    period: int = 10
+    bf16: bool = False
+
+
+RECIPES = {
+    "smoke": Recipe(epochs=10, batch_size=64, optimizer="adam", lr=1e-2),
+    "digits": Recipe(epochs=50, batch_size=64, optimizer="adam", lr=1e-2),
+    "default": Recipe(epochs=30, batch_size=64, optimizer="adam", lr=3e-3),
+    "fast": Recipe(epochs=6, batch_size=128, optimizer="adam", lr=1e-3, bf16=True),
+    "papernot-mnist": Recipe(50, 128, "sgd", lr=0.1, schedule="constant", momentum=0.5),
+    "papernot-cifar10": Recipe(50, 128, "sgd", lr=0.01, schedule="halving", momentum=0.9),
+}
+
+
+def recipe(name: str) -> Recipe:
+    """Return the recipe called ``name``; raises UserError where there is none."""
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
+    return RECIPES[name]
+
+
+def train(
+    model: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    *,
+    temperature: float = 1.0,
+) -> None:
+    """Train ``model`` in place, by cross-entropy of softmax(logits / temperature), and leave it in eval mode.
+
+    ``x``: (n, *shape) float32 in [0, 1]; ``targets``: (n,) int64 labels or (n, classes)
+    probabilities. Everything lies on one device and no loader stands between. ``generator``, on
+    that device, shuffles. Raises Diverged where the loss of an epoch is not finite.
+    """
+    batches = -(-len(x) // recipe.batch_size)
+    optimizer, scheduler = _optimizer(model, recipe, recipe.epochs * batches)
+    autocast = torch.autocast(x.device.type, torch.bfloat16) if recipe.bf16 else contextlib.nullcontext()
+    if recipe.bf16 and x.dim() == 4:
+        model.to(memory_format=torch.channels_last)
+    model.train()
+    for epoch in range(recipe.epochs):
+        total = torch.zeros((), device=x.device)
+        for rows in torch.randperm(len(x), generator=generator, device=x.device).split(recipe.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            with autocast:
+                logits = model(x[rows])
+            loss = F.cross_entropy(logits.float() / temperature, targets[rows])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            scheduler.step()
+            total += loss.detach()
+        if not torch.isfinite(total):
+            raise Diverged(f"training diverged: the loss of epoch {epoch + 1} is {float(total)}")
+    model.to(memory_format=torch.contiguous_format).eval()
+
+
+def _optimizer(
+    model: nn.Module, recipe: Recipe, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adam":
+        optimizer = torch.optim.Adam(parameters, lr=recipe.lr, fused=True)
+    else:
+        optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+    if recipe.schedule == "one-cycle":
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps)
+        return optimizer, cycle
+    return optimizer, _Halving(optimizer, steps // recipe.epochs * recipe.period, recipe)
+
+
+class _Halving(torch.optim.lr_scheduler.LRScheduler):
+    """Halve learning rate and momentum together every ``steps`` steps; ``constant`` never does."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, recipe: Recipe) -> None:
+        self.steps = steps
+        self.recipe = recipe
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rates of this step."""
+        halvings = self.last_epoch // self.steps if self.recipe.schedule == "halving" else 0
+        for group in self.optimizer.param_groups:
+            if "momentum" in group:
+                group["momentum"] = self.recipe.momentum * 0.5**halvings
+        return [base * 0.5**halvings for base in self.base_lrs]

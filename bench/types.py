@@ -1,0 +1,115 @@
+"""The nouns that every part shares: plain frozen data, importable without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Norm = Literal["l0", "l2", "linf"]
+Unit = Literal["input", "features", "pixels"]
+Access = Literal["gradients", "scores", "decisions", "transfer"]
+Targets = Literal["untargeted", "all", "random", "runner-up"]
+Status = Literal["done", "skipped", "failed"]
+Severity = Literal["info", "warning", "error"]
+
+Document = dict[str, Any]
+"""A JSON object: string keys; values that ``json`` writes and reads back unchanged."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """What an attacker may change, and by how much.
+
+    ``norm`` is ``l0``, ``l2`` or ``linf``. For ``l0`` the ``unit`` is ``features`` or ``pixels``
+    and ``budget`` a fraction of them in (0, 1]; for ``l2`` and ``linf`` the unit is ``input`` and
+    the budget a length in input units (inputs lie in [0, 1]). ``budget`` is None for a
+    minimum-norm attack. Results of different threat models are never averaged or ranked together.
+    """
+
+    norm: Norm
+    budget: float | None = None
+    unit: Unit = "input"
+
+    def __post_init__(self) -> None:
+        if (self.norm == "l0") != (self.unit in ("features", "pixels")):
+            raise ValueError(
+                f"an l0 threat model counts features or pixels and no other does, "
+                f"got norm {self.norm!r} with unit {self.unit!r}"
+            )
+        if self.budget is not None and not self.budget > 0:
+            raise ValueError(f"budget must be positive or None, got {self.budget!r}")
+        if self.norm == "l0" and self.budget is not None and self.budget > 1:
+            raise ValueError(f"an l0 budget is a fraction in (0, 1], got {self.budget!r}")
+
+    def __str__(self) -> str:
+        name = {"l0": "L0", "l2": "L2", "linf": "L∞"}[self.norm]
+        if self.budget is None:
+            return f"{name}, minimum norm" + (f" ({self.unit})" if self.norm == "l0" else "")
+        if self.norm == "l0":
+            return f"{name} ≤ {100 * self.budget:.4g} % of {self.unit}"
+        return f"{name} ≤ {self.budget:.4g}"
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a network has to know of a data set: input shape, classes, per-channel statistics.
+
+    ``mean`` and ``std`` are over the training split, one value a channel for images
+    (``(channels, height, width)``) and a single value for every other shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def features(self) -> int:
+        """Number of input features d."""
+        return count_features(self.shape)
+
+
+def count_features(shape: tuple[int, ...]) -> int:
+    """Return the product of ``shape``."""
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a node of the plan ended. A failure is a value, never a number."""
+
+    status: Status
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One suspicion of the evaluation against itself, with the figure that raised it."""
+
+    id: str
+    severity: Severity
+    value: float
+    threshold: float
+    evidence: str
+    advice: str
+    samples: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A registered name with parameters: how one plugin names another without importing it."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+class UserError(Exception):
+    """A mistake in the command line, a matrix, a plugin's name or the data: exit status 2.
+
+    The message says what was given, what was expected, and the nearest valid choice.
+    """

@@ -1,0 +1,292 @@
+"""What a worker process does with one node of the plan: it gets specs, never instances."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+from torch import nn
+
+from bench import registry
+from bench.datasets import Dataset
+from bench.execute import Sources, attack_sources
+from bench.fingerprint import digest
+from bench.fit import build, derive_seed, fit
+from bench.measure import ContractBroken
+from bench.plan import Kind
+from bench.plugin import AttackContext, DataSettings, Defense
+from bench.probes import probe
+from bench.store import (
+    Damaged,
+    RunFolder,
+    check,
+    place,
+    read_json,
+    read_tensors,
+    write_json,
+    write_records,
+    write_tensors,
+)
+from bench.training import Diverged, recipe
+from bench.types import Document, Outcome, Spec, UserError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker of a run shares."""
+
+    run: Path
+    cache: Path
+    data: DataSettings
+    device: str = "cpu"
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def device_class(self) -> str:
+        """``cpu`` or ``cuda``: the number of a GPU does not change a result."""
+        return self.device.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One node to run. ``needs`` names fits by role; ``key`` is stored as the node's evidence."""
+
+    id: str
+    kind: Kind
+    document: Document
+    needs: Mapping[str, str]
+    key: Document
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a task ended, what it took, and the traceback where it raised."""
+
+    outcome: Outcome
+    seconds: float = 0.0
+    cached: bool = False
+    trace: str | None = None
+
+
+def initialise(settings: Settings) -> None:
+    """Make this process a worker: one thread, no Ctrl-C, deterministic, output to a log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends a run, not the terminal
+    _redirect(settings.run / "workers.log")
+    prepare_torch()
+    registry.load_plugins(settings.plugins)
+    global _worker  # noqa: PLW0603 (one worker a process, made when the process starts)
+    _worker = Worker(settings)
+
+
+_worker: Worker | None = None
+
+
+def prepare_torch() -> None:
+    """One CPU thread, deterministic kernels, no TF32: the same numbers every time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+
+
+def run_task(task: Task) -> Report:
+    """Run ``task`` in this worker process. An error of a plugin is a value: a failed outcome."""
+    assert _worker is not None, "initialise was not called"
+    return _worker.run(task)
+
+
+def _redirect(log: Path) -> None:
+    # Plugins print; the run's progress bar must survive it.
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+class Worker:
+    """Runs tasks against one data set, kept in memory on the device."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = RunFolder(settings.run)
+        self.device = torch.device(settings.device)
+        self._data: dict[str, Dataset] = {}
+
+    def run(self, task: Task) -> Report:
+        """Run one task, and write what it leaves."""
+        start = time.perf_counter()
+        seed = int(digest({"seed": task.document.get("seed", 0), "node": task.id})[:8], 16)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        cached = False
+        try:
+            if task.kind == "fit":
+                cached = self._fit(task)
+            elif task.kind == "probe":
+                self._probe(task)
+            else:
+                self._cell(task)
+        except (Exception, SystemExit) as error:  # the boundary to other people's code
+            outcome = Outcome("failed", reason_of(error))
+            return Report(outcome, time.perf_counter() - start, trace=traceback.format_exc())
+        return Report(Outcome("done"), time.perf_counter() - start, cached)
+
+    def load_model(self, fit_id: str) -> tuple[Defense, nn.Module]:
+        """Rebuild a fitted model from the run's folder; raises Damaged where it is not whole."""
+        document = read_json(self.folder.model(fit_id))
+        weights = read_tensors(self.folder.weights(fit_id), document["weights"])
+        return self._assemble(document["key"]["document"], weights)
+
+    def data(self, document: Document) -> Dataset:
+        """Return the data set of a document, loaded once, on the device."""
+        name = digest(document)
+        if name not in self._data:
+            source = registry.DATASETS.make(Spec(document["name"], document["params"]))
+            self._data[name] = source.load(self.settings.data).to(self.device)
+        return self._data[name]
+
+    def _assemble(
+        self, document: Document, weights: Mapping[str, torch.Tensor]
+    ) -> tuple[Defense, nn.Module]:
+        defense = make_defense(document)
+        network = registry.NETWORKS.make(_spec(document["network"]))
+        model = build(defense, network, self.data(document["dataset"]), self._fitted(document["requires"]))
+        model.load_state_dict(weights)
+        return defense, model
+
+    def _fitted(self, needs: Mapping[str, str]) -> Mapping[str, nn.Module]:
+        return _Fitted(self, needs)
+
+    def _fit(self, task: Task) -> bool:
+        stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        # One process learns, the others wait; the operating system frees a dead one's lock.
+        with filelock.FileLock(f"{stored}.lock"):
+            weights = _cached_weights(stored)
+            cached = weights is not None
+            if weights is None:
+                weights = self._learn(task, stored)
+        place(stored, self.folder.weights(task.id))
+        document = {"id": task.id, "outcome": asdict(Outcome("done")), "weights": weights, "key": task.key}
+        write_json(self.folder.model(task.id), document)
+        return cached
+
+    def _learn(self, task: Task, stored: Path) -> str:
+        document = task.document
+        name = document["defense"]["name"]
+        model = fit(
+            make_defense(document),
+            registry.NETWORKS.make(_spec(document["network"])),
+            self.data(document["dataset"]),
+            recipe(document["recipe"]["name"]),
+            derive_seed(document["seed"], name),
+            self._fitted(task.needs),
+            registry.ATTACKS.make,
+        )
+        broken = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+        if broken:
+            raise Diverged(f"the fitted weights are not finite: {', '.join(broken)}")
+        weights = write_tensors(stored, model.state_dict())
+        write_json(stored.with_suffix(".json"), {"weights": weights, "key": task.key})
+        return weights
+
+    def _probe(self, task: Task) -> None:
+        _, model = self.load_model(task.needs["model"])
+        data = self.data(self._fit_document(task)["dataset"])
+        rows = probe(model, data.test, data.info.classes)
+        path = self.folder.probe(task.id)
+        files = {"records": write_records(path.with_suffix(".parquet"), rows)}
+        write_json(path, _node_document(task, files))
+
+    def _cell(self, task: Task) -> None:
+        defense, model = self.load_model(task.needs["model"])
+        data = self.data(self._fit_document(task)["dataset"])
+        attack = registry.ATTACKS.make(_spec(task.document["attack"]))
+        count, seed = task.document["sources"], task.document["source_seed"]
+        ids = data.sources(None if count == "all" else count, seed).to(self.device)
+        sources = Sources(ids, data.test.x[ids], data.test.y[ids], seed)
+        context = AttackContext(data.info, seed, self._fitted(task.document["requires"]))
+        surrogate = defense.surrogate(model) if attack.access == "gradients" else None
+        evidence = attack_sources(model, attack, sources, context, surrogate)
+        path = self.folder.cell(task.id)
+        files = {
+            "inputs": write_tensors(path.with_suffix(".safetensors"), {"x_adv": evidence.x_adv}),
+            "records": write_records(path.with_suffix(".parquet"), evidence.records),
+        }
+        queries = {"forwards": evidence.forwards, "backwards": evidence.backwards}
+        write_json(path, {**_node_document(task, files), "queries": queries})
+
+    def _fit_document(self, task: Task) -> Document:
+        document: Document = read_json(self.folder.model(task.needs["model"]))["key"]["document"]
+        return document
+
+
+class _Fitted(Mapping[str, nn.Module]):
+    """The fitted models that a plugin requires, rebuilt when asked for."""
+
+    def __init__(self, worker: Worker, needs: Mapping[str, str]) -> None:
+        self.worker = worker
+        self.needs = needs
+        self._models: dict[str, nn.Module] = {}
+
+    def __getitem__(self, role: str) -> nn.Module:
+        if role not in self._models:
+            self._models[role] = self.worker.load_model(self.needs[role])[1]
+        return self._models[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.needs)
+
+    def __len__(self) -> int:
+        return len(self.needs)
+
+
+def make_defense(document: Document) -> Defense:
+    """Return the defense of a fit's document."""
+    return registry.DEFENSES.make(_spec(document["defense"]))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error as one line: its message where it is ours, else with its type."""
+    message = " ".join(str(error).split())
+    if isinstance(error, UserError | ContractBroken | Diverged | Damaged):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _spec(document: Document) -> Spec:
+    return Spec(document["name"], document["params"])
+
+
+def _node_document(task: Task, files: Mapping[str, str]) -> Document:
+    return {
+        "id": task.id,
+        "outcome": asdict(Outcome("done")),
+        "evidence": digest(task.key),
+        "files": dict(files),
+        "key": task.key,
+    }
+
+
+def _cached_weights(stored: Path) -> str | None:
+    try:
+        weights: str = read_json(stored.with_suffix(".json"))["weights"]
+        check(stored, weights)
+    except (Damaged, KeyError, TypeError):
+        return None  # missing, torn or damaged: it is learnt again, never trusted
+    return weights

@@ -1,0 +1,70 @@
+"""Defensive distillation: Papernot, McDaniel, Wu, Jha, Swami 2016, arXiv 1511.04508.
+
+A teacher is trained at temperature T on hard labels; a student of the same architecture is
+trained at T on the teacher's probabilities at T; the student is deployed at T = 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.datasets import Split
+from bench.plugin import Defense, FitContext
+
+ROWS = 1024
+"""Rows a query of the teacher: fixed, so that its labels sum in the same order every time."""
+
+
+def soften(logits: Tensor, temperature: float) -> Tensor:
+    """Return softmax(logits / temperature) over the last axis (section III-B of the paper)."""
+    return (logits / temperature).softmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class TemperatureOnly(Defense):
+    """The teacher itself: trained at ``temperature`` on hard labels, deployed at T = 1.
+
+    A control: does distillation do anything that the temperature alone does not?
+    """
+
+    temperature: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+
+    def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
+        """Train at the temperature on hard labels."""
+        context.train(model, train.x, train.y, temperature=self.temperature)
+
+
+@dataclass(frozen=True)
+class Distillation(Defense):
+    """A student of a teacher of its own architecture, both trained at ``temperature``."""
+
+    temperature: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+
+    def requires(self) -> Mapping[str, Defense]:
+        """Name the teacher, a fit that the plan shares."""
+        return {"teacher": TemperatureOnly(self.temperature)}
+
+    def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
+        """Train at the temperature on the teacher's probabilities at the temperature."""
+        teacher = context.fitted["teacher"]
+        with torch.no_grad():
+            logits = torch.cat([teacher(rows) for rows in train.x.split(ROWS)])
+        labels = soften(logits, self.temperature)
+        context.train(model, train.x, labels, temperature=self.temperature)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless ``temperature`` is positive and finite."""
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(f"temperature must be positive and finite, got {temperature!r}")

@@ -1,0 +1,19 @@
+"""No defense: the reference network, trained on hard labels. Every comparison starts here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from bench.datasets import Split
+from bench.plugin import Defense, FitContext
+
+
+@dataclass(frozen=True)
+class Undefended(Defense):
+    """The reference network, trained by cross-entropy on hard labels at T = 1."""
+
+    def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
+        """Train on the labels."""
+        context.train(model, train.x, train.y)

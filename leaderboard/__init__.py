@@ -1,0 +1,1 @@
+"""From aggregates to what is published: tables and markdown, made from ``results.json`` alone."""

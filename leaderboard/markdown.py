@@ -1,0 +1,68 @@
+"""``leaderboard.md``: pandas and tabulate make the tables, Jinja2 sets the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from leaderboard.tables import (
+    Row,
+    extremes,
+    labels,
+    model_table,
+    percent,
+    robustness_table,
+    success_table,
+    threat_tables,
+    troubles,
+)
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+
+
+def escape(text: str) -> str:
+    """Return ``text`` as one line of plain markdown: no markup, no HTML, no table cell break."""
+    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return ``frame`` as a markdown table with its text escaped."""
+    plain = frame.map(lambda value: _cell(str(value))).rename(columns=lambda name: escape(str(name)))
+    aligned = ["left", *["right"] * (len(plain.columns) - 1)]
+    return str(plain.to_markdown(index=False, colalign=aligned, disable_numparse=True))
+
+
+def _cell(text: str) -> str:
+    # Brackets of an interval are harmless and read better bare.
+    return escape(text).replace("\\[", "[").replace("\\]", "]")
+
+
+def render(rows: Sequence[Row], environment: dict[str, Any]) -> str:
+    """Return the leaderboard page of ``rows``; ``environment`` as ``environment.json`` holds it."""
+    jinja = Environment(
+        loader=PackageLoader("leaderboard"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 (the page is markdown: every value passes through escape)
+    )
+    jinja.filters.update(escape=escape, percent=percent, table=table)
+    groups = threat_tables(rows)
+    names = list(zip(labels(rows, "defense"), labels(rows, "attack"), strict=True))
+    named = dict(zip((row["id"] for row in rows), names, strict=True))
+    return jinja.get_template("leaderboard.md.j2").render(
+        rows=rows,
+        environment=environment,
+        groups=groups,
+        named=named,
+        extremes=extremes,
+        success_table=success_table,
+        robustness_table=robustness_table,
+        model_table=model_table,
+        troubles=troubles(rows),
+    )

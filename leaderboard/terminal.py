@@ -1,0 +1,161 @@
+"""What the command line prints: plans, results and listings as plain tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import typer
+from tabulate import tabulate
+
+from bench import registry
+from bench.config import load_matrix, matrix_names
+from bench.plan import Plan
+from bench.registry import REGISTRIES, nearest
+from bench.training import RECIPES
+from bench.types import Spec, UserError
+from leaderboard.tables import Row, labels, success_table, threat_tables, troubles
+
+
+def show_results(rows: Sequence[Row], folder: Path, traces: Sequence[str] = ()) -> None:
+    """Print one table a threat model, then failures and flags, then where the files are."""
+    for group in threat_tables(rows):
+        typer.secho(f"\n{group.title}: success rate", bold=True)
+        typer.echo(grid(success_table(group, brief=True)))
+    typer.echo("\n▲ highest and ▼ lowest success of a column; worst case: accuracy left on the")
+    typer.echo("sources when every stored input within norm and budget counts.")
+    _show_troubles(rows)
+    for trace in traces:
+        typer.echo(trace)
+    shown = relative(folder)
+    typer.echo(f"\n{shown}/leaderboard.md  with intervals and denominators")
+    typer.echo(f"{shown}/results.json    one object a cell")
+    typer.echo(f"{shown}/cells/          a record and an input of every attempt")
+
+
+def _show_troubles(rows: Sequence[Row]) -> None:
+    troubled = troubles(rows)
+    names = dict(zip((row["id"] for row in rows), labels(rows, "defense"), strict=True))
+    attacks = dict(zip((row["id"] for row in rows), labels(rows, "attack"), strict=True))
+    if troubled:
+        typer.echo()
+    for row in troubled:
+        who = f"{names[row['id']]} under {attacks[row['id']]}"
+        if row["status"] != "done":
+            colour = "red" if row["status"] == "failed" else "yellow"
+            typer.secho(f"{row['status']}: {who}: {row['reason']}", fg=colour)
+        for flag in row["flags"]:
+            if flag["severity"] != "info":
+                typer.secho(f"{flag['id']}: {who}: {flag['evidence']}; {flag['advice']}", fg="yellow")
+
+
+def show_plan(plan: Plan, classes: int, test: int, folder: Path) -> None:
+    """Print what a run would do."""
+    matrix = plan.matrix
+    sources = test if matrix.sources == "all" else matrix.sources
+    attempts = 0
+    for node in plan.of("cell"):
+        spec = node.document["attack"]
+        attack = registry.ATTACKS.make(Spec(spec["name"], spec["params"]))
+        attempts += sources * (classes - 1 if attack.targets == "all" else 1)
+    typer.echo(f"matrix {matrix.name} on {plan.dataset['name']}, network {plan.network['name']}, "
+               f"recipe {plan.recipe}, seeds {matrix.seeds}")  # fmt: skip
+    counts = {kind: len(plan.of(kind)) for kind in ("fit", "probe", "cell")}
+    typer.echo(f"{counts['fit']} fits, {counts['probe']} probes, {counts['cell']} cells, "
+               f"at most {attempts:,} attempts on {sources} sources")  # fmt: skip
+    typer.echo(f"results in {relative(folder)}\n")
+    typer.echo(grid(pd.DataFrame([_fit_line(plan, node.id) for node in plan.of("fit")])))
+
+
+def _fit_line(plan: Plan, fit: str) -> dict[str, object]:
+    node = next(item for item in plan.of("fit") if item.id == fit)
+    spec = node.document["defense"]
+    cells = [cell for cell in plan.of("cell") if cell.needs["model"] == fit]
+    named = {item.id: item.document["defense"]["name"] for item in plan.of("fit")}
+    return {
+        "fit": node.id[:8],
+        "defense": spec["name"],
+        "parameters": _parameters(spec["params"]),
+        "seed": node.document["seed"],
+        "needs": ", ".join(f"{named[need]} {need[:8]}" for need in node.needs.values()),
+        "cells": len(cells),
+    }
+
+
+def _parameters(params: dict[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in params.items())
+
+
+def show_listing(what: str | None) -> None:
+    """Print registered names of one kind or of all, or one name's parameters."""
+    tables = {kind: _names(kind) for kind in REGISTRIES}
+    tables["matrices"] = [(name, load_matrix(name).description) for name in matrix_names()]
+    tables["recipes"] = [(name, _parameters(vars(recipe))) for name, recipe in RECIPES.items()]
+    if what is None or what in tables:
+        for kind in [what] if what else tables:
+            typer.secho(f"{kind}", bold=True)
+            typer.echo(tabulate(tables[kind], tablefmt="plain") + "\n")
+        return
+    found = [kind for kind, rows in tables.items() if what in [name for name, _ in rows]]
+    if not found:
+        every = [*tables, *(name for rows in tables.values() for name, _ in rows)]
+        raise UserError(f"nothing is called {what!r}: {nearest(what, every)}")
+    for kind in found:
+        _show_one(kind, what)
+
+
+def _names(kind: str) -> list[tuple[str, str]]:
+    rows = []
+    for name in REGISTRIES[kind].names():
+        try:
+            cls = REGISTRIES[kind].get(name)
+            rows.append((name, (inspect.getdoc(cls) or "").partition("\n")[0]))
+        except UserError as error:
+            rows.append((name, f"broken: {error}"))
+    return rows
+
+
+def _show_one(kind: str, name: str) -> None:
+    if kind == "matrices":
+        matrix = load_matrix(name)
+        typer.echo(f"{name}: {matrix.description}")
+        for title, specs in (("defenses", matrix.defenses()), ("attacks", matrix.attacks())):
+            typer.secho(title, bold=True)
+            typer.echo("\n".join(f"  {s.name} {_parameters(dict(s.params))}" for s in specs))
+        return
+    if kind == "recipes":
+        typer.echo(f"{name}: {_parameters(vars(RECIPES[name]))}")
+        return
+    cls = REGISTRIES[kind].get(name)
+    typer.secho(f"{name}  ({REGISTRIES[kind].origin(name)})", bold=True)
+    typer.echo(inspect.getdoc(cls) or "")
+    fields = [(f.name, str(f.type), _default(f)) for f in dataclasses.fields(cls) if f.init]
+    if fields:
+        typer.echo("\n" + tabulate(fields, headers=("parameter", "type", "default"), tablefmt="simple"))
+
+
+def _default(field: dataclasses.Field[object]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return repr(field.default)
+    return "required" if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
+
+
+def grid(frame: pd.DataFrame) -> str:
+    """Return ``frame`` as a plain table, text left and figures right."""
+    aligned = ["left", *["right"] * (len(frame.columns) - 1)]
+    return tabulate(
+        frame.astype(str).values.tolist(),
+        headers=[str(name) for name in frame.columns],
+        tablefmt="simple",
+        colalign=aligned,
+        disable_numparse=True,
+    )
+
+
+def relative(folder: Path) -> Path:
+    """Return ``folder`` as seen from here, where it lies below."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
