@@ -91,6 +91,8 @@ def _split(x: Any, y: Any, device: torch.device) -> Split:
     labels = torch.as_tensor(y, device=device)
     if inputs.dtype == torch.uint8 or not inputs.is_floating_point():
         raise UserError(f"x must be floating in [0, 1], got {inputs.dtype}: divide bytes by 255")
+    if not len(inputs):
+        raise UserError("x has no rows")
     inputs = inputs.float()
     if not (torch.isfinite(inputs).all() and inputs.min() >= 0 and inputs.max() <= 1):
         raise UserError("x must lie in [0, 1], without NaN: put the normalisation into the model")

@@ -85,21 +85,30 @@ def _import(module: str) -> ModuleType | None:
 
 
 def _sort(statement: ast.stmt, source: _Source) -> None:
-    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        names = [statement.name]
-    elif isinstance(statement, ast.Assign):
-        names = [n.id for t in statement.targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-    elif isinstance(statement, ast.AnnAssign | ast.AugAssign) and isinstance(statement.target, ast.Name):
-        names = [statement.target.id]
-    elif isinstance(statement, ast.Import | ast.ImportFrom) or _is_docstring(statement):
+    """File a top-level statement under the names it defines, or under its effects."""
+    if isinstance(statement, ast.Import | ast.ImportFrom) or _is_docstring(statement):
         return
-    elif isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test):
+    if isinstance(statement, ast.If) and "TYPE_CHECKING" in ast.dump(statement.test):
         return
-    else:
-        source.effects.append(_bare(statement))
-        return
+    names = _defined(statement)
+    bare = _bare(statement)
+    if not names:
+        source.effects.append(bare)
     for name in names:
-        source.definitions.setdefault(name, []).append(_bare(statement))
+        source.definitions.setdefault(name, []).append(bare)
+
+
+def _defined(statement: ast.stmt) -> list[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign | ast.AugAssign):
+        targets = [statement.target]
+    else:
+        return []
+    inside = (node for target in targets for node in ast.walk(target))
+    return [n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
 
 
 def _bare(statement: ast.stmt) -> ast.stmt:

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-from bench.types import Document, Flag
+from bench.types import Document, Flag, ThreatModel
 
 FEW_SOURCES = 60
 """Below this many correctly classified sources no verdict is given (VERDICT rule 1)."""
 
 
-def cell_flags(summary: Document, probe: Document, classes: int) -> list[Flag]:
+NO_OP_SHARE = 0.1
+"""Above this share of attempts that changed nothing, the attack did not do its work."""
+
+
+def cell_flags(
+    summary: Document, probe: Document, threat: ThreatModel, classes: int
+) -> list[Flag]:
     """Return what is suspicious about one cell, given its metrics and its model's."""
-    found = [
-        _share(
-            "invalid-output", "error", summary["invalid"], summary["attempts"],
-            "outputs that are not finite, leave the box or exceed the budget; none counts as success",
-            "mend the attack: its own report of success cannot be trusted",
-        ),
-        _no_op(summary),
-        _chance(probe, classes),
-        _few(summary),
-    ]  # fmt: skip
+    found = [_invalid(summary), _no_op(summary, threat), _chance(probe, classes), _few(summary)]
     return [flag for flag in found if flag is not None]
 
 
-def _share(
-    name: str, severity: str, count: int, total: int, evidence: str, advice: str
-) -> Flag | None:
+def _invalid(summary: Document) -> Flag | None:
+    count, attempts = summary["invalid"], summary["attempts"]
     if not count:
         return None
-    assert severity in ("info", "warning", "error")
-    return Flag(name, severity, count / total, 0.0, f"{count} of {total} {evidence}", advice)  # type: ignore[arg-type]
+    return Flag(
+        "invalid-output", "error", count / attempts, 0.0,
+        f"{count} of {attempts} outputs are not finite, leave the box or exceed the budget, "
+        "and count as failures",
+        "mend the attack: its own report of success cannot be trusted",
+    )  # fmt: skip
 
 
-def _no_op(summary: Document) -> Flag | None:
-    # A saliency attack that finds no admissible pair at once says so in its stop reason, and then
-    # it has not failed to run. Nothing changed, and no reason given, is an attack that did nothing.
-    if summary["stop_reasons"] is not None or summary["no_op"] < summary["attempts"]:
+def _no_op(summary: Document, threat: ThreatModel) -> Flag | None:
+    # An attack that says why it stopped has run, and a minimum-norm attack returns the source
+    # where it fails; any other that changes nothing had no gradient, or mistook its labels.
+    count, attempts = summary["no_op"], summary["attempts"]
+    explained = summary["stop_reasons"] is not None or threat.budget is None
+    if explained or not count or count / attempts <= NO_OP_SHARE:
         return None
-    return _share(
-        "no-op", "error", summary["no_op"], summary["attempts"], "attempts changed nothing at all",
-        "check labels and targets: an attack that takes the label for the target does nothing",
+    return Flag(
+        "no-op", "warning", count / attempts, NO_OP_SHARE,
+        f"{count} of {attempts} attempts changed nothing at all",
+        "look for a gradient of exactly zero (attack the log-odds), or for labels that are "
+        "taken for targets",
     )  # fmt: skip
 
 

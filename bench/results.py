@@ -94,7 +94,7 @@ def row(
     """Return one row: who met whom, how it ended, the metrics, the flags."""
     metrics = {name: summary.get(name) for name in METRICS}
     model = {name: probe.get(name) for name in MODEL_METRICS}
-    flags = cell_flags(summary, probe, classes) if outcome.status == "done" else []
+    flags = cell_flags(summary, probe, threat, classes) if outcome.status == "done" else []
     return {
         **identity,
         "threat": {"norm": threat.norm, "budget": threat.budget, "unit": threat.unit},

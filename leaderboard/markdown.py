@@ -21,7 +21,8 @@ from leaderboard.tables import (
     troubles,
 )
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+# An underscore inside a word is no markup, and names are full of them.
+SPECIAL = re.compile(r"([\\`*{}\[\]<>#|~]|(?<!\w)_|_(?!\w))")
 
 
 def escape(text: str) -> str:

@@ -37,19 +37,20 @@ def show_results(rows: Sequence[Row], folder: Path, traces: Sequence[str] = ()) 
 
 
 def _show_troubles(rows: Sequence[Row]) -> None:
-    troubled = troubles(rows)
-    names = dict(zip((row["id"] for row in rows), labels(rows, "defense"), strict=True))
-    attacks = dict(zip((row["id"] for row in rows), labels(rows, "attack"), strict=True))
-    if troubled:
-        typer.echo()
-    for row in troubled:
-        who = f"{names[row['id']]} under {attacks[row['id']]}"
+    named = zip(rows, labels(rows, "defense"), labels(rows, "attack"), strict=True)
+    names = {row["id"]: f"{defense} under {attack}" for row, defense, attack in named}
+    flags: dict[tuple[str, str], list[str]] = {}
+    for row in troubles(rows):
         if row["status"] != "done":
             colour = "red" if row["status"] == "failed" else "yellow"
-            typer.secho(f"{row['status']}: {who}: {row['reason']}", fg=colour)
+            typer.secho(f"{row['status']}: {names[row['id']]}: {row['reason']}", fg=colour)
         for flag in row["flags"]:
             if flag["severity"] != "info":
-                typer.secho(f"{flag['id']}: {who}: {flag['evidence']}; {flag['advice']}", fg="yellow")
+                flags.setdefault((flag["id"], flag["advice"]), []).append(names[row["id"]])
+    for (name, advice), cells in flags.items():
+        more = f" and {len(cells) - 2} more" if len(cells) > 2 else ""
+        where = ", ".join(cells[:2])
+        typer.secho(f"flag {name} in {len(cells)} cells: {where}{more}; {advice}", fg="yellow")
 
 
 def show_plan(plan: Plan, classes: int, test: int, folder: Path) -> None:

@@ -1,0 +1,95 @@
+"""Three lines for a researcher with a trained network."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import bench
+from bench.results import METRICS
+
+
+@pytest.fixture(scope="module")
+def linear() -> nn.Module:
+    """Logits are five times the first four of eight inputs: all is known in closed form."""
+    model = nn.Linear(8, 4, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(4, 8) * 5)
+    return model
+
+
+X = torch.eye(4, 8).repeat(5, 1) * 0.5 + 0.2
+Y = torch.arange(20) % 4
+JSMA = bench.Spec("jsma", {"gamma": 0.25})
+
+
+def test_a_table_with_the_columns_of_a_run(linear: nn.Module) -> None:
+    table = bench.evaluate(linear, X, Y, attacks=[JSMA, "fgsm"])
+    assert isinstance(table, pd.DataFrame)
+    assert table["attack"].tolist() == ["jsma", "fgsm"]
+    assert set(METRICS) <= set(table.columns)
+    assert table["accuracy"].tolist() == [1.0, 1.0]
+    # Raising the target's own input (and an idle one) to 1 makes the target win; FGSM at 0.1
+    # closes 0.2 of a gap of 0.5.
+    assert table["success_rate"].tolist() == [1.0, 0.0]
+    assert table.loc[0, "success_low"] > 0.8
+    assert table.loc[1, "robust_accuracy"] == 1.0
+
+
+def test_an_instance_needs_no_registry(linear: nn.Module) -> None:
+    @dataclass(frozen=True)
+    class Swap(bench.Attack):
+        """Rotates the features that count."""
+
+        def threat(self, shape: tuple[int, ...]) -> bench.ThreatModel:
+            return bench.ThreatModel("linf", 1.0)
+
+        def perturb(self, model, x, y, target, context) -> bench.Perturbation:
+            return bench.Perturbation(x[:, [3, 0, 1, 2, 4, 5, 6, 7]])
+
+    table = bench.evaluate(linear, X.numpy(), Y.numpy(), attacks=[Swap()])
+    assert table["attack"].tolist() == ["Swap"]
+    assert table["success_rate"].tolist() == [1.0]
+
+
+def test_the_model_is_left_as_it_was(linear: nn.Module) -> None:
+    linear.train()
+    bench.evaluate(linear, X, Y, attacks=[JSMA])
+    assert linear.training
+    assert linear.weight.requires_grad
+    assert linear.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X * 3, Y, r"x must lie in \[0, 1\]"),
+        (X * float("nan"), Y, r"x must lie in \[0, 1\]"),
+        ((X * 255).byte(), Y, "divide bytes by 255"),
+        (X, Y[:3], "y must be"),
+        (X, Y.float(), "y must be"),
+        (X, Y + 1, "labels in"),
+        (X[:0], Y[:0], "no rows"),
+    ],
+)
+def test_inputs_that_cannot_be_used(linear: nn.Module, x, y, message: str) -> None:
+    with pytest.raises(bench.UserError, match=message):
+        bench.evaluate(linear, x, y)
+
+
+def test_an_unknown_attack_gets_the_nearest(linear: nn.Module) -> None:
+    with pytest.raises(bench.UserError, match="did you mean 'jsma'"):
+        bench.evaluate(linear, X, Y, attacks=["jsmaa"])
+
+
+def test_a_model_that_returns_no_logits(linear: nn.Module) -> None:
+    with pytest.raises(bench.UserError, match="must return logits"):
+        bench.evaluate(nn.Flatten(0), X, Y)
+
+
+def test_double_arrays_are_taken(linear: nn.Module) -> None:
+    table = bench.evaluate(linear, X.numpy().astype(np.float64), list(Y), attacks=["fgsm"])
+    assert table.loc[0, "sources"] == 20

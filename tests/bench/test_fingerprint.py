@@ -1,0 +1,107 @@
+"""What code counts, and what does not."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.fingerprint import _parse, digest, source_hash
+
+BASE = '''
+"""A module."""
+from dataclasses import dataclass
+from fp_helper import scale
+
+FACTOR = 3
+OTHER = 4
+
+def twice(x):
+    return 2 * x
+
+def unrelated():
+    return OTHER
+
+class Thing:
+    """Docs."""
+    def run(self, x):
+        # a comment
+        return scale(twice(x)) * FACTOR
+'''
+HELPER = "def scale(x):\n    return x + 1\ndef unused(x):\n    return x\n"
+
+
+@pytest.fixture
+def hash_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def hashed(text: str, helper: str = HELPER) -> str:
+        for name, content in (("fp_thing", text), ("fp_helper", helper)):
+            (tmp_path / f"{name}.py").write_text(content)
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        import linecache
+
+        linecache.checkcache()
+        _parse.cache_clear()
+        source_hash.cache_clear()
+        module = importlib.import_module("fp_thing")
+        # The plugin and its helper live in one place: both count.
+        return source_hash(module.Thing, importlib.import_module("fp_helper").scale)
+
+    yield hashed
+    _parse.cache_clear()
+    source_hash.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.replace("# a comment", "# another"),
+        lambda t: t.replace('"""Docs."""', '"""Other docs,\n    longer."""'),
+        lambda t: t.replace("return OTHER", "return OTHER + 1"),
+        lambda t: t.replace("OTHER = 4", "OTHER = 5"),
+        lambda t: t + "\n\ndef added():\n    return 0\n",
+        lambda t: t.replace("2 * x", "2*x"),
+    ],
+)
+def test_comments_docstrings_and_unrelated_code_do_not_count(hash_of, change) -> None:
+    assert change(BASE) != BASE
+    assert hash_of(BASE) == hash_of(change(BASE))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.replace("2 * x", "3 * x"),
+        lambda t: t.replace("FACTOR = 3", "FACTOR = 5"),
+        lambda t: t.replace("* FACTOR", "+ FACTOR"),
+        lambda t: t + "\nimport sys\nsys.dont_write_bytecode = True\n",
+    ],
+)
+def test_code_that_is_used_counts(hash_of, change) -> None:
+    assert hash_of(BASE) != hash_of(change(BASE))
+
+
+def test_code_in_another_module_counts_where_it_is_used(hash_of) -> None:
+    base = hash_of(BASE)
+    assert hash_of(BASE, HELPER.replace("x + 1", "x + 2")) != base
+    assert hash_of(BASE, HELPER.replace("return x\n", "return -x\n")) == base
+
+
+def test_a_change_of_the_loop_reaches_the_built_in_attack() -> None:
+    # The plugin class, the function it calls and what that calls: all are followed.
+    from attacks.fgsm import FGSM
+    from attacks.jsma_plugin import Jsma
+    from bench.fingerprint import _mentions
+
+    source = _parse("attacks.jsma_plugin")
+    assert source is not None
+    mentions = {k for node in source.definitions["Jsma"] for k in _mentions(node, "", source)}
+    assert ("attacks.jsma", "jsma") in mentions
+    assert source_hash(Jsma) != source_hash(FGSM)
+
+
+def test_digest_ignores_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.5})

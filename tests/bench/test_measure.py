@@ -1,0 +1,99 @@
+"""Distances, budgets and the model's contract."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from bench.measure import BATCH, ContractBroken, distances, hashes, lead, predict
+from bench.types import ThreatModel
+
+
+def test_distances_by_hand() -> None:
+    x = torch.zeros(1, 2, 2, 2)
+    x_adv = x.clone()
+    x_adv[0, 0, 0, 0] = 0.3
+    x_adv[0, 1, 0, 0] = 0.4  # the other channel of the same pixel
+    x_adv[0, 0, 1, 1] = 1e-8  # below the tolerance: unchanged
+    found = distances(x, x_adv)
+    assert found.l0_features.item() == 2
+    assert found.l0_pixels.item() == 1
+    assert found.l2.item() == pytest.approx(0.5)
+    assert found.linf.item() == pytest.approx(0.4)
+    assert found.in_box.item()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -0.01, 1.01])
+def test_values_outside_the_box_are_seen(bad: float) -> None:
+    x = torch.full((1, 4), 0.5)
+    x_adv = x.clone()
+    x_adv[0, 0] = bad
+    found = distances(x, x_adv)
+    assert not found.in_box.item()
+    assert found.finite.item() == math.isfinite(bad)
+    assert found.within(ThreatModel("linf", 1.0), (4,)).item() == math.isfinite(bad)
+
+
+@pytest.mark.parametrize(
+    ("threat", "kept"),
+    [
+        (ThreatModel("l0", 0.5, "features"), True),
+        (ThreatModel("l0", 0.4, "features"), False),
+        (ThreatModel("l0", 0.5, "pixels"), True),
+        (ThreatModel("l0", 0.2, "pixels"), False),
+        (ThreatModel("l2", 0.5), True),
+        (ThreatModel("l2", 0.49), False),
+        (ThreatModel("linf", 0.4), True),
+        (ThreatModel("linf", 0.39), False),
+        (ThreatModel("l2", None), True),
+    ],
+)
+def test_budgets(threat: ThreatModel, kept: bool) -> None:
+    x = torch.zeros(1, 1, 2, 2)
+    x_adv = x.clone()
+    x_adv[0, 0, 0] = torch.tensor([0.3, 0.4])
+    assert distances(x, x_adv).within(threat, (1, 2, 2)).item() is kept
+
+
+def test_lead_is_positive_only_for_a_strict_winner() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 3.0, 3.0]])
+    assert lead(logits, torch.tensor([1, 1])).tolist() == [1.0, 0.0]
+    assert lead(logits, torch.tensor([0, 0])).tolist() == [-2.0, -2.0]
+
+
+def test_predict_queries_in_fixed_batches() -> None:
+    seen = []
+
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return x
+
+    assert predict(Model(), torch.rand(BATCH + 1, 3), 3).shape == (BATCH + 1, 3)
+    assert seen == [BATCH, 1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: x[:, :2],
+        lambda x: x[:1],
+        lambda x: x.argmax(1),
+        lambda x: x.long(),
+        lambda x: (x, x),
+    ],
+)
+def test_a_model_that_breaks_its_contract_is_named(answer) -> None:
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return answer(x)
+
+    with pytest.raises(ContractBroken, match="must return"):
+        predict(Model(), torch.rand(4, 3), 3)
+
+
+def test_hashes_tell_rows_apart() -> None:
+    x = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    first, second, third = hashes(x)
+    assert first == second != third
