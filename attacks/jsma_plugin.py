@@ -28,9 +28,9 @@ class Jsma(Attack):
     gamma: float | None = None
     max_features: int | None = None
     output: Literal["log_odds", "probs", "logits"] = "log_odds"
-    saliency: Literal[
-        "papernot", "single", "target_gradient", "weighted", "taylor", "maximal"
-    ] = "papernot"
+    saliency: Literal["papernot", "single", "target_gradient", "weighted", "taylor", "maximal"] = (
+        "papernot"
+    )
     both: bool = False
     pixels: bool = False
     targets: Targets = "all"

@@ -1,6 +1,6 @@
-"""Retort: how robust is this defense, really?
+"""The public API of Retort, for plugin authors and notebooks.
 
-The public API for plugin authors and notebooks. Names load when first used, so that
+Retort asks how robust a defense really is. Names load when first used, so that
 ``python -m bench --help`` does not wait for torch.
 """
 
@@ -68,7 +68,12 @@ _HOMES = {
     ),
     "bench.types": ("DataInfo", "Spec", "ThreatModel", "UserError"),
 }  # fmt: skip
-_REGISTRIES = {"attack": "ATTACKS", "dataset": "DATASETS", "defense": "DEFENSES", "network": "NETWORKS"}
+_REGISTRIES = {
+    "attack": "ATTACKS",
+    "dataset": "DATASETS",
+    "defense": "DEFENSES",
+    "network": "NETWORKS",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -77,8 +77,10 @@ def run(matrix: str | Path | dict[str, Any], **options: Any) -> pd.DataFrame:
     if unknown := set(options) - set(RunOptions.__dataclass_fields__):
         from bench.registry import nearest
 
-        name = sorted(unknown)[0]
-        raise UserError(f"unknown option {name!r}: {nearest(name, RunOptions.__dataclass_fields__)}")
+        name = min(unknown)
+        raise UserError(
+            f"unknown option {name!r}: {nearest(name, RunOptions.__dataclass_fields__)}"
+        )
     return run_matrix(matrix, RunOptions(**options)).frame()
 
 
@@ -94,9 +96,9 @@ def run_matrix(
     plan, settings, data = _prepare(matrix, options)
     assert isinstance(data, Dataset)
     workers = options.workers or default_workers(settings.device)
-    with _observer(plan, watch) as observer:
-        with LocalExecutor(settings, workers, options.cell_timeout) as executor:
-            progress = execute(plan, data, settings, executor, observer, options.fresh)
+    pool = LocalExecutor(settings, workers, options.cell_timeout)
+    with _observer(plan, watch) as observer, pool as executor:
+        progress = execute(plan, data, settings, executor, observer, options.fresh)
     folder = RunFolder(settings.run)
     return RunResult(settings.run, _write(plan, data, folder, settings, progress), progress)
 
@@ -165,7 +167,9 @@ def _seeds(seeds: str | list[int] | None) -> list[int] | None:
     try:
         return [int(item) for item in seeds.split(",")]
     except ValueError as error:
-        raise UserError(f"--seeds takes whole numbers with commas, as in 0,1,2, got {seeds!r}") from error
+        raise UserError(
+            f"--seeds takes whole numbers with commas, as in 0,1,2, got {seeds!r}"
+        ) from error
 
 
 def _sources(sources: int | str | None) -> int | str | None:
@@ -189,7 +193,9 @@ def _device(device: str) -> str:
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise UserError(f"unknown device {device!r}: valid: auto, cpu, cuda, cuda:N")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {device!r} was asked for and torch sees {torch.cuda.device_count()} GPUs")
+        raise UserError(
+            f"device {device!r} was asked for and torch sees {torch.cuda.device_count()} GPUs"
+        )
     return device
 
 
@@ -209,18 +215,17 @@ def _write(
     plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress
 ) -> list[Document]:
     from bench.environment import describe
-    from bench.results import collect
-    from bench.store import Damaged, read_json, write_json, write_text
+    from bench.results import results
+    from bench.store import DamagedError, read_json, write_json, write_text
     from leaderboard.markdown import render
 
-    rows = collect(plan, data.info, folder)
+    rows = results(plan, data.info, folder)
     environment = describe(plan, settings.device)
     try:
         timings = read_json(folder.top("timings.json"))
-    except Damaged:
+    except DamagedError:
         timings = {}
     write_json(folder.top("timings.json"), {**timings, **progress.seconds})
-    write_json(folder.top("results.json"), rows)
     write_json(folder.top("environment.json"), environment)
     write_text(folder.top("leaderboard.md"), render(rows, environment))
     return rows
@@ -228,13 +233,14 @@ def _write(
 
 Matrix = Annotated[str, typer.Option("--matrix", "-m", help="A matrix by name, or a .toml file.")]
 Plugins = Annotated[
-    list[str], typer.Option("--plugin", help="A file or module whose plugins to load; may be repeated.")
+    list[str],
+    typer.Option("--plugin", help="A file or module whose plugins to load; may be repeated."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
 @app.command("run")
-def run_command(
+def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the parameters)
     matrix: Matrix,
     dataset: Annotated[str | None, typer.Option(help="A data set by name, or a .npz file.")] = None,
     network: Annotated[str | None, typer.Option(help="A network by name.")] = None,
@@ -246,8 +252,12 @@ def run_command(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
     plugin: Plugins = [],  # noqa: B006 (typer reads the default, nothing changes it)
     cell_timeout: Annotated[
@@ -304,7 +314,8 @@ def _status(result: RunResult, fail_on_flag: bool) -> int:
 @app.command("list")
 def list_command(
     what: Annotated[
-        str | None, typer.Argument(help="defenses, attacks, datasets, networks, matrices, recipes, or a name.")
+        str | None,
+        typer.Argument(help="defenses, attacks, datasets, networks, matrices, recipes, or a name."),
     ] = None,
     plugin: Plugins = [],  # noqa: B006 (as above)
     debug: Debug = False,
@@ -312,9 +323,8 @@ def list_command(
     """List what can be named in a matrix; with a name, its parameters and their defaults."""
 
     def command() -> int:
-        from leaderboard.terminal import show_listing
-
         from bench import registry
+        from leaderboard.terminal import show_listing
 
         registry.load_plugins(plugin)
         show_listing(what)
@@ -326,7 +336,9 @@ def list_command(
 @app.command("publish")
 def publish_command(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A results folder.")],
-    to: Annotated[Path, typer.Option(help="Where published results lie.")] = Path("leaderboard/published"),
+    to: Annotated[Path, typer.Option(help="Where published results lie.")] = Path(
+        "leaderboard/published"
+    ),
     debug: Debug = False,
 ) -> None:
     """Copy a run's aggregates and its leaderboard to DIR/RUN-NAME/."""
@@ -366,5 +378,3 @@ def main() -> None:
     except BrokenPipeError:  # `python -m bench list | head`
         sys.stderr.close()
         raise SystemExit(1) from None
-
-

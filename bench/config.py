@@ -21,7 +21,9 @@ def _as_table(value: Any) -> Any:
 
 def _has_name(table: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(table.get("name"), str):
-        raise ValueError('needs a name, as in name = "undefended"')
+        raise ValueError(  # noqa: TRY004 (pydantic reports a ValueError as the key's)
+            'needs a name, as in name = "undefended"'
+        )
     return table
 
 
@@ -52,7 +54,9 @@ class MatrixConfig(BaseModel):
     recipe: str | None = None
     sources: Sources = 100
     source_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)] = [0]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)
+    ] = [0]
     defense: list[Table] = Field(min_length=1)
     attack: list[Table] = Field(min_length=1)
 
@@ -80,7 +84,9 @@ def expand(table: Mapping[str, Any]) -> Iterator[Spec]:
 def matrix_names() -> list[str]:
     """Return the names of the matrices that come with the package."""
     folder = files("bench") / "matrices"
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+    return sorted(
+        item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")
+    )
 
 
 def load_matrix(matrix: str | Path, overrides: Mapping[str, Any] | None = None) -> MatrixConfig:
@@ -112,7 +118,9 @@ def _read(matrix: str | Path) -> tuple[str, str]:
             raise UserError(
                 f"unknown matrix {name!r}: {nearest(name, matrix_names())}; or give a .toml file"
             )
-        return (files("bench") / "matrices" / f"{name}.toml").read_text(encoding="utf-8"), f"matrix {name!r}"
+        return (files("bench") / "matrices" / f"{name}.toml").read_text(
+            encoding="utf-8"
+        ), f"matrix {name!r}"
     try:
         return Path(name).read_text(encoding="utf-8"), name
     except (OSError, UnicodeDecodeError) as error:

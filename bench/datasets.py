@@ -58,8 +58,10 @@ class Dataset:
 
     def to(self, device: torch.device) -> Dataset:
         """Return the data set on ``device``."""
-        parts = (split.to(device) for split in (self.train, self.validation, self.test))
-        return Dataset(self.info, *parts, self.fingerprint)
+        train, validation, test = (
+            split.to(device) for split in (self.train, self.validation, self.test)
+        )
+        return Dataset(self.info, train, validation, test, self.fingerprint)
 
     def sources(self, count: int | None, seed: int) -> Tensor:
         """Return indices (int64, on the CPU) of the test images to attack.
@@ -272,7 +274,7 @@ def _check_arrays(path: str, arrays: dict[str, np.ndarray], part: str) -> None:
         raise UserError(f"{path}: x_{part} must lie in [0, 1], without NaN: scale it first")
     if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or y.min() < 0:
         raise UserError(
-            f"{path}: y_{part} must be ({len(x)},) integers from 0, got {y.dtype} of shape {y.shape}"
+            f"{path}: y_{part} must be ({len(x)},) integers from 0, got {y.dtype} {y.shape}"
         )
 
 

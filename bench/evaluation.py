@@ -32,10 +32,11 @@ def evaluate(
     """Attack ``model`` and return one row an attack: the columns of ``results.json``.
 
     ``model`` maps (n, *shape) float32 in [0, 1] to logits (n, classes); it is put in eval mode
-    for the call and stays where it is. ``x``: (n, *shape) in [0, 1] and ``y``: (n,) integer labels, tensors or
-    arrays, test data the model has not seen; all of it measures accuracy and confidence, the
-    first ``sources`` (None: all) are attacked. ``attacks``: registered names, ``bench.Spec`` with
-    parameters, or attack instances. The intervals are split into ``*_low`` and ``*_high``.
+    for the call and stays where it is. ``x``: (n, *shape) in [0, 1] and ``y``: (n,) integer
+    labels, tensors or arrays, test data that the model has not seen; all of it measures accuracy
+    and confidence, the first ``sources`` (None: all) are attacked. ``attacks``: registered names,
+    ``bench.Spec`` with parameters, or attack instances. The intervals are split into ``*_low``
+    and ``*_high``.
 
     Raises UserError for inputs that cannot be used; an attack that fails on this model raises.
     """

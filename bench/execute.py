@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.measure import (
-    ContractBroken,
+    ContractError,
     Distances,
     confidence,
     distances,
@@ -70,7 +70,7 @@ def attack_sources(
     """Attack ``model`` on ``sources`` and judge every row on ``model`` itself.
 
     ``surrogate`` is what a gradient attack differentiates instead of the model. Raises
-    ContractBroken where model or attack return what they must not.
+    ContractError where model or attack return what they must not.
     """
     clean = predict(model, sources.x, context.info.classes)
     attempts = choose_attempts(clean, sources, attack.targets, context.info.classes)
@@ -134,16 +134,16 @@ def _perturb(
         return Perturbation(x)
     result = attack.perturb(model, x.clone(), y, target, context)
     if not isinstance(result, Perturbation):
-        raise ContractBroken(
+        raise ContractError(
             f"perturb must return a bench.Perturbation, got {type(result).__name__}"
         )
     x_adv = result.x_adv
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or x_adv.dtype != x.dtype:
         got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv)
-        raise ContractBroken(f"x_adv must be {tuple(x.shape)} {x.dtype}, got {got}")
+        raise ContractError(f"x_adv must be {tuple(x.shape)} {x.dtype}, got {got}")
     for name, column in (("iterations", result.iterations), ("stop_reason", result.stop_reason)):
         if column is not None and len(column) != len(x):
-            raise ContractBroken(f"{name} must have {len(x)} entries, got {len(column)}")
+            raise ContractError(f"{name} must have {len(x)} entries, got {len(column)}")
     return result
 
 

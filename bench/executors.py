@@ -6,6 +6,7 @@ import concurrent.futures
 import multiprocessing
 import os
 from types import TracebackType
+from typing import Self
 
 from pebble import ProcessExpired, ProcessPool
 
@@ -54,7 +55,7 @@ class LocalExecutor:
                 Outcome("failed", f"its worker process died with exit code {error.exitcode}")
             )
 
-    def __enter__(self) -> LocalExecutor:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -65,7 +66,8 @@ class LocalExecutor:
     ) -> None:
         """End the processes: at once where the run was interrupted."""
         if self._pool is not None:
-            self._pool.stop() if kind is not None else self._pool.close()
+            end = self._pool.close if kind is None else self._pool.stop
+            end()  # type: ignore[no-untyped-call]
             self._pool.join()
 
 

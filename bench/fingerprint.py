@@ -14,7 +14,6 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -29,8 +28,8 @@ def digest(document: object) -> str:
 
 
 @functools.cache
-def source_hash(*objects: type | Callable[..., Any]) -> str:
-    """Return a hash of the code of ``objects`` and of all project code that they mention."""
+def source_hash(*objects: Any) -> str:
+    """Return a hash of the code of classes and functions, and of all that they mention."""
     found: dict[tuple[str, str], str] = {}
     roots = {item.__module__.partition(".")[0] for item in objects} | set(OURS)
     todo = [(item.__module__, item.__qualname__.partition(".")[0]) for item in objects]
@@ -46,7 +45,9 @@ def source_hash(*objects: type | Callable[..., Any]) -> str:
         nodes = [*source.definitions[name], *source.effects]
         found[module, name] = " ".join(ast.dump(node) for node in nodes)
         for node in nodes:
-            todo += [key for key in _mentions(node, module, source) if key[0].partition(".")[0] in roots]
+            todo += [
+                key for key in _mentions(node, module, source) if key[0].partition(".")[0] in roots
+            ]
     # A plugin file's module name is made from its path, which is no part of its code.
     return digest(sorted((name, dump) for (_, name), dump in found.items()))
 
@@ -160,8 +161,6 @@ def _resolve(module: str, name: str) -> list[tuple[str, str]]:
         return []
     loaded = sys.modules.get(module)
     target = getattr(loaded, name, None) if loaded is not None else None
-    home = getattr(target, "__module__", None)
-    if isinstance(home, str) and isinstance(target, type) or inspect.isfunction(target):
-        assert target is not None
+    if target is not None and (isinstance(target, type) or inspect.isfunction(target)):
         return [(target.__module__, target.__qualname__.partition(".")[0])]
     return [(module, name)] if module else []

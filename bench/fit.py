@@ -43,15 +43,13 @@ def fit(
     fitted: Mapping[str, nn.Module],
     make_attack: Callable[[Spec], Attack],
 ) -> nn.Module:
-    """Build ``defense`` and let it learn from the training split; ``seed`` as ``derive_seed`` gives it."""
+    """Build ``defense`` and let it learn from the training split (``seed``: ``derive_seed``)."""
     torch.manual_seed(seed)
     model = build(defense, network, data, fitted)
     device = data.train.x.device
     generator = torch.Generator(device).manual_seed(seed)
     loop = partial(_train, recipe=recipe, generator=generator)
-    context = FitContext(
-        data.info, fitted, data.validation, recipe, generator, loop, make_attack
-    )
+    context = FitContext(data.info, fitted, data.validation, recipe, generator, loop, make_attack)
     defense.fit(model, data.train, context)
     return model.eval()
 

@@ -12,9 +12,7 @@ NO_OP_SHARE = 0.1
 """Above this share of attempts that changed nothing, the attack did not do its work."""
 
 
-def cell_flags(
-    summary: Document, probe: Document, threat: ThreatModel, classes: int
-) -> list[Flag]:
+def cell_flags(summary: Document, probe: Document, threat: ThreatModel, classes: int) -> list[Flag]:
     """Return what is suspicious about one cell, given its metrics and its model's."""
     found = [_invalid(summary), _no_op(summary, threat), _chance(probe, classes), _few(summary)]
     return [flag for flag in found if flag is not None]

@@ -8,6 +8,7 @@ the hash of its weights. The documents are stored, so that one can see which fie
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from bench import registry
 from bench.datasets import Dataset, Split
@@ -47,7 +48,11 @@ class Keys:
         return {**self._common(node), "source": source, "required_weights": required}
 
     def _probe(self, node: Node) -> Document:
-        return {**self._common(node), "model": self._model(node.needs["model"]), "source": source_hash(probe)}
+        return {
+            **self._common(node),
+            "model": self._model(node.needs["model"]),
+            "source": source_hash(probe),
+        }
 
     def _cell(self, node: Node) -> Document:
         attack = registry.ATTACKS.get(node.document["attack"]["name"])
@@ -55,7 +60,9 @@ class Keys:
         return {
             **self._common(node),
             "model": self._model(node.needs["model"]),
-            "required": {role: self._model(need) for role, need in node.needs.items() if role != "model"},
+            "required": {
+                role: self._model(need) for role, need in node.needs.items() if role != "model"
+            },
             "attack_source": source_hash(attack),
             "harness_source": source_hash(attack_sources),
             "samples": self._sample_document(None if sources == "all" else sources, seed),
@@ -71,7 +78,7 @@ class Keys:
         }
 
     def _source_of_fit(self, node: Node) -> str:
-        defense = registry.DEFENSES.get(node.document["defense"]["name"])
+        defense: Any = registry.DEFENSES.get(node.document["defense"]["name"])
         network = registry.NETWORKS.get(node.document["network"]["name"])
         return source_hash(fit, defense, network)
 

@@ -18,26 +18,26 @@ TOLERANCE = 1e-6
 """Slack on the box, on the budget and on what counts as a changed feature, in input units."""
 
 
-class ContractBroken(Exception):
+class ContractError(Exception):
     """A model or an attack returned something that its contract does not allow."""
 
 
 def predict(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     """Return the logits (n, classes) of ``x``, queried ``BATCH`` rows at a time.
 
-    Raises ContractBroken where the model returns another shape or no floating numbers.
+    Raises ContractError where the model returns another shape or no floating numbers.
     """
     parts = []
     with torch.no_grad():
-        for rows in x.split(BATCH):
+        for rows in torch.split(x, BATCH):
             logits = model(rows)
             if not isinstance(logits, Tensor) or logits.shape != (len(rows), classes):
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                raise ContractBroken(
+                raise ContractError(
                     f"the model must return logits of shape {(len(rows), classes)}, got {got}"
                 )
             if not logits.is_floating_point():
-                raise ContractBroken(f"the model must return floating logits, got {logits.dtype}")
+                raise ContractError(f"the model must return floating logits, got {logits.dtype}")
             parts.append(logits)
     return torch.cat(parts) if parts else x.new_empty((0, classes))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -49,7 +50,7 @@ class Entry(Generic[T]):
 class Registry(Generic[T]):
     """Names of one kind of plugin. ``kind`` is the word used in messages."""
 
-    def __init__(self, kind: str, contract: type[T]) -> None:
+    def __init__(self, kind: str, contract: Any) -> None:
         self.kind = kind
         self.contract = contract
         self._entries: dict[str, Entry[T]] = {}
@@ -73,7 +74,9 @@ class Registry(Generic[T]):
     def add(self, name: str, origin: str, load: Callable[[], type[T]]) -> None:
         """Add ``name``; raises UserError for a bad or taken name, or once frozen."""
         if self._frozen:
-            raise UserError(f"the registry of {self.kind}s is frozen: register {name!r} before a run")
+            raise UserError(
+                f"the registry of {self.kind}s is frozen: register {name!r} before a run"
+            )
         if not NAME.fullmatch(name):
             raise UserError(
                 f"{self.kind} name {name!r} (from {origin}) is not valid: "
@@ -121,7 +124,9 @@ class Registry(Generic[T]):
                 f"bench.{contract.__name__}, got {cls!r}"
             )
         if "__dataclass_params__" not in vars(cls) and dataclasses.fields(cls):
-            raise UserError(f"{self.kind} {entry.name!r} must be a frozen dataclass: {entry.origin}")
+            raise UserError(
+                f"{self.kind} {entry.name!r} must be a frozen dataclass: {entry.origin}"
+            )
 
     def make(self, spec: Spec) -> T:
         """Return the plugin that ``spec`` describes; raises UserError for a wrong parameter."""
@@ -172,10 +177,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _checked(what: str, cls: type[Plugin], params: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(what: str, cls: Any, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``params`` checked against the types of the fields of ``cls``."""
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    types = typing.get_type_hints(cls)
     for name, field in fields.items():
         defaults = (field.default, field.default_factory)
         if name not in params and defaults == (dataclasses.MISSING, dataclasses.MISSING):
@@ -184,14 +188,20 @@ def _checked(what: str, cls: type[Plugin], params: Mapping[str, Any]) -> dict[st
     for name, value in params.items():
         if name not in fields:
             raise UserError(f"{what} has no parameter {name!r}: {nearest(name, fields)}")
-        # Strict: the text "20" is no temperature, and true is no number.
-        adapter = TypeAdapter(types[name], config=ConfigDict(strict=True))
         try:
-            checked[name] = adapter.validate_python(value)
+            checked[name] = _adapters(cls)[name].validate_python(value)
         except ValidationError as error:
             reasons = "; ".join(sorted({item["msg"] for item in error.errors()}))
             raise UserError(f"{what}: {name}: {reasons}, got {value!r}") from error
     return checked
+
+
+@functools.cache
+def _adapters(cls: Any) -> dict[str, TypeAdapter[Any]]:
+    # Strict: the text "20" is no temperature, and true is no number.
+    strict = ConfigDict(strict=True)
+    types = typing.get_type_hints(cls)
+    return {f.name: TypeAdapter(types[f.name], config=strict) for f in dataclasses.fields(cls)}
 
 
 def _source_of(cls: type) -> str:
@@ -276,7 +286,8 @@ def _import_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if str(path.parent) not in sys.path:

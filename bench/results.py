@@ -3,22 +3,65 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 
 from bench import registry
 from bench.aggregate import summarise, summarise_probe, worst_case
+from bench.fingerprint import digest, source_hash
 from bench.flags import cell_flags
 from bench.plan import Node, Plan
-from bench.store import RunFolder, read_json, read_records
+from bench.store import (
+    DamagedError,
+    RunFolder,
+    check,
+    file_hash,
+    read_json,
+    read_records,
+    write_json,
+)
 from bench.types import DataInfo, Document, Outcome, Spec, ThreatModel
 
 METRICS = (
-    "sources", "correct_sources", "attempts", "successes", "success_rate", "success_ci",
-    "robust_accuracy", "robust_ci", "worst_case", "worst_case_ci", "rho_adv", "rho_adv_paper", "rho_censored", "features_all",
-    "features_success", "l2_success", "linf_success", "adversarial_confidence", "stop_reasons",
-)  # fmt: skip
+    *("sources", "correct_sources", "attempts", "successes", "success_rate", "success_ci"),
+    *("robust_accuracy", "robust_ci", "worst_case", "worst_case_ci"),
+    *("rho_adv", "rho_adv_paper", "rho_censored", "features_all", "features_success"),
+    *("l2_success", "linf_success", "adversarial_confidence", "stop_reasons"),
+)
 MODEL_METRICS = ("accuracy", "accuracy_ci", "confidence", "max_logit", "logit_gap")
+
+
+def results(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
+    """Return the rows of ``results.json`` and write it, or reuse it where it stands.
+
+    It stands where it was made of the same records by the same code, and is undamaged.
+    """
+    path, note = folder.top("results.json"), folder.top("results-key.json")
+    key = digest(
+        {
+            "code": source_hash(collect),
+            "probes": [_files(folder.probe(node.id)) for node in plan.of("probe")],
+            "cells": [[node.id, _files(folder.cell(node.id))] for node in plan.of("cell")],
+        }
+    )
+    try:
+        known = read_json(note)
+        check(path, known["results"])
+        if known["key"] == key:
+            rows: list[Document] = read_json(path)
+            return rows
+    except (DamagedError, KeyError, TypeError):
+        pass  # never made, or damaged: it is made of the records again
+    rows = collect(plan, info, folder)
+    write_json(path, rows)
+    write_json(note, {"key": key, "results": file_hash(path)})
+    return rows
+
+
+def _files(path: Path) -> Document:
+    document: Document = read_json(path) if path.exists() else {}
+    return {name: document.get(name) for name in ("outcome", "files", "queries")}
 
 
 def collect(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
@@ -26,6 +69,7 @@ def collect(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
     fits = {node.id: node for node in plan.of("fit")}
     probes = {node.needs["model"]: _probe(node, folder) for node in plan.of("probe")}
     cells = [_Cell(node, info, folder) for node in plan.of("cell")]
+    worst = _worst_cases(cells, info)
     rows = []
     for cell in cells:
         fit = cell.node.needs["model"]
@@ -34,7 +78,7 @@ def collect(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
                 cell.identity(fits[fit]),
                 cell.outcome,
                 cell.threat,
-                cell.summary | _worst_case(cell, cells, info),
+                cell.summary | worst[fit, cell.threat],
                 probes[fit],
                 cell.document.get("queries", {}),
                 info.classes,
@@ -76,15 +120,24 @@ class _Cell:
         }
 
 
-def _worst_case(cell: _Cell, cells: list[_Cell], info: DataInfo) -> Document:
-    # A failed or skipped cell of the same model and threat leaves the worst case unknown: a crash
-    # must not look like robustness.
-    fit = cell.node.needs["model"]
-    siblings = [item for item in cells if item.node.needs["model"] == fit]
-    if any(item.records is None and item.threat == cell.threat for item in siblings):
-        return {}
-    records = [item.records for item in siblings if item.records is not None]
-    return worst_case(records, cell.threat, info.shape)
+def _worst_cases(cells: list[_Cell], info: DataInfo) -> dict[tuple[str, ThreatModel], Document]:
+    """Return the worst case of every model under every threat model."""
+    of_model: dict[str, list[_Cell]] = {}
+    for cell in cells:
+        of_model.setdefault(cell.node.needs["model"], []).append(cell)
+    return {
+        (model, threat): _worst_case(siblings, threat, info)
+        for model, siblings in of_model.items()
+        for threat in {cell.threat for cell in siblings}
+    }
+
+
+def _worst_case(siblings: list[_Cell], threat: ThreatModel, info: DataInfo) -> Document:
+    # A failed or skipped cell leaves the worst case unknown: a crash must not look like robustness.
+    if any(cell.records is None and cell.threat == threat for cell in siblings):
+        return {"worst_case": None, "worst_case_ci": None}
+    records = [cell.records for cell in siblings if cell.records is not None]
+    return worst_case(records, threat, info.shape)
 
 
 def row(

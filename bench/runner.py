@@ -1,4 +1,4 @@
-"""Carry out a plan: reuse what stands, run what does not, and never let one failure end the rest."""
+"""Carry out a plan: reuse what stands, run the rest, and let no failure end the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.fingerprint import digest
 from bench.keys import Keys
 from bench.plan import Node, Plan
 from bench.plugin import Defense
-from bench.store import SCHEMA, Damaged, RunFolder, check, read_json, write_json
+from bench.store import SCHEMA, DamagedError, RunFolder, check, read_json, write_json
 from bench.types import Document, Outcome, Spec, UserError
 from bench.worker import Report, Settings, Task, make_defense
 
@@ -141,7 +141,7 @@ class _Run:
             for name, checksum in document["files"].items():
                 check(path.with_suffix(SUFFIXES[name]), checksum)
             return bool(document["evidence"] == digest(key))
-        except (Damaged, KeyError, TypeError):
+        except (DamagedError, KeyError, TypeError):
             return False
 
     def _finish(self, node: Node, report: Report, reused: bool = False) -> None:
@@ -165,5 +165,3 @@ def _spec(document: Mapping[str, object]) -> Spec:
     params = document["params"]
     assert isinstance(params, Mapping)
     return Spec(str(document["name"]), params)
-
-

@@ -14,7 +14,7 @@ from bench.registry import nearest
 from bench.types import UserError
 
 
-class Diverged(Exception):
+class DivergedError(Exception):
     """Training ended in a loss that is not finite: there is no network to speak of."""
 
 
@@ -67,18 +67,21 @@ def train(
 
     ``x``: (n, *shape) float32 in [0, 1]; ``targets``: (n,) int64 labels or (n, classes)
     probabilities. Everything lies on one device and no loader stands between. ``generator``, on
-    that device, shuffles. The model is left in eval mode. Raises Diverged where the loss of an epoch is not
-    finite.
+    that device, shuffles. The model is left in eval mode. Raises DivergedError where the loss of
+    an epoch is not finite.
     """
     batches = -(-len(x) // recipe.batch_size)
     optimizer, scheduler = _optimizer(model, recipe, recipe.epochs * batches)
-    autocast = torch.autocast(x.device.type, torch.bfloat16) if recipe.bf16 else contextlib.nullcontext()
+    autocast = (
+        torch.autocast(x.device.type, torch.bfloat16) if recipe.bf16 else contextlib.nullcontext()
+    )
     if x.dim() == 4:
         model.to(memory_format=torch.channels_last)  # faster, above all max pooling on a CPU
     model.train()
     for epoch in range(recipe.epochs):
         total = torch.zeros((), device=x.device)
-        for rows in torch.randperm(len(x), generator=generator, device=x.device).split(recipe.batch_size):
+        order = torch.randperm(len(x), generator=generator, device=x.device)
+        for rows in torch.split(order, recipe.batch_size):
             optimizer.zero_grad(set_to_none=True)
             with autocast:
                 logits = model(x[rows])
@@ -88,7 +91,9 @@ def train(
             scheduler.step()
             total += loss.detach()
         if not torch.isfinite(total):
-            raise Diverged(f"training diverged: the loss of epoch {epoch + 1} is {float(total)}")
+            raise DivergedError(
+                f"training diverged: the loss of epoch {epoch + 1} is {float(total)}"
+            )
     model.to(memory_format=torch.contiguous_format).eval()
 
 

@@ -22,12 +22,12 @@ from bench.datasets import Dataset
 from bench.execute import Sources, attack_sources
 from bench.fingerprint import digest
 from bench.fit import build, derive_seed, fit
-from bench.measure import ContractBroken
+from bench.measure import ContractError
 from bench.plan import Kind
 from bench.plugin import AttackContext, DataSettings, Defense
 from bench.probes import probe
 from bench.store import (
-    Damaged,
+    DamagedError,
     RunFolder,
     check,
     place,
@@ -37,7 +37,7 @@ from bench.store import (
     write_records,
     write_tensors,
 )
-from bench.training import Diverged, recipe
+from bench.training import DivergedError, recipe
 from bench.types import Document, Outcome, Spec, UserError
 
 
@@ -97,7 +97,7 @@ def prepare_torch() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     # A debugging aid of the deterministic mode: it fills every new tensor with NaN first.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
@@ -143,13 +143,13 @@ class Worker:
                 self._probe(task)
             else:
                 self._cell(task)
-        except (Exception, SystemExit) as error:  # the boundary to other people's code
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
             outcome = Outcome("failed", reason_of(error))
             return Report(outcome, time.perf_counter() - start, trace=traceback.format_exc())
         return Report(Outcome("done"), time.perf_counter() - start, cached)
 
     def load_model(self, fit_id: str) -> tuple[Defense, nn.Module]:
-        """Rebuild a fitted model from the run's folder; raises Damaged where it is not whole."""
+        """Rebuild a fitted model from the run's folder; raises DamagedError where it is torn."""
         document = read_json(self.folder.model(fit_id))
         weights = read_tensors(self.folder.weights(fit_id), document["weights"])
         return self._assemble(document["key"]["document"], weights)
@@ -167,7 +167,9 @@ class Worker:
     ) -> tuple[Defense, nn.Module]:
         defense = make_defense(document)
         network = registry.NETWORKS.make(_spec(document["network"]))
-        model = build(defense, network, self.data(document["dataset"]), self._fitted(document["requires"]))
+        model = build(
+            defense, network, self.data(document["dataset"]), self._fitted(document["requires"])
+        )
         model.load_state_dict(weights)
         return defense, model
 
@@ -184,7 +186,12 @@ class Worker:
             if weights is None:
                 weights = self._learn(task, stored)
         place(stored, self.folder.weights(task.id))
-        document = {"id": task.id, "outcome": asdict(Outcome("done")), "weights": weights, "key": task.key}
+        document = {
+            "id": task.id,
+            "outcome": asdict(Outcome("done")),
+            "weights": weights,
+            "key": task.key,
+        }
         write_json(self.folder.model(task.id), document)
         return cached
 
@@ -200,9 +207,11 @@ class Worker:
             self._fitted(task.needs),
             registry.ATTACKS.make,
         )
-        broken = [key for key, value in model.state_dict().items() if not torch.isfinite(value).all()]
+        broken = [
+            key for key, value in model.state_dict().items() if not torch.isfinite(value).all()
+        ]
         if broken:
-            raise Diverged(f"the fitted weights are not finite: {', '.join(broken)}")
+            raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
         weights = write_tensors(stored, model.state_dict())
         write_json(stored.with_suffix(".json"), {"weights": weights, "key": task.key})
         return weights
@@ -266,7 +275,7 @@ def make_defense(document: Document) -> Defense:
 def reason_of(error: BaseException) -> str:
     """Return an error as one line: its message where it is ours, else with its type."""
     message = " ".join(str(error).split())
-    if isinstance(error, UserError | ContractBroken | Diverged | Damaged):
+    if isinstance(error, UserError | ContractError | DivergedError | DamagedError):
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
@@ -289,6 +298,6 @@ def _cached_weights(stored: Path) -> str | None:
     try:
         weights: str = read_json(stored.with_suffix(".json"))["weights"]
         check(stored, weights)
-    except (Damaged, KeyError, TypeError):
+    except (DamagedError, KeyError, TypeError):
         return None  # missing, torn or damaged: it is learnt again, never trusted
     return weights

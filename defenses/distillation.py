@@ -59,7 +59,7 @@ class Distillation(Defense):
         """Train at the temperature on the teacher's probabilities at the temperature."""
         teacher = context.fitted["teacher"]
         with torch.no_grad():
-            logits = torch.cat([teacher(rows) for rows in train.x.split(ROWS)])
+            logits = torch.cat([teacher(rows) for rows in torch.split(train.x, ROWS)])
         labels = soften(logits, self.temperature)
         context.train(model, train.x, labels, temperature=self.temperature)
 

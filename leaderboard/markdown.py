@@ -32,7 +32,9 @@ def escape(text: str) -> str:
 
 def table(frame: pd.DataFrame) -> str:
     """Return ``frame`` as a markdown table with its text escaped."""
-    plain = frame.map(lambda value: _cell(str(value))).rename(columns=lambda name: escape(str(name)))
+    plain = frame.map(lambda value: _cell(str(value))).rename(
+        columns=lambda name: escape(str(name))
+    )
     aligned = ["left", *["right"] * (len(plain.columns) - 1)]
     return str(plain.to_markdown(index=False, colalign=aligned, disable_numparse=True))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.store import Damaged, read_json, write_json, write_text
+from bench.store import DamagedError, read_json, write_json, write_text
 from bench.types import UserError
 from leaderboard.markdown import render
 
@@ -18,7 +18,7 @@ def publish(run: Path, to: Path) -> Path:
     try:
         rows = read_json(run / "results.json")
         environment = read_json(run / "environment.json")
-    except Damaged as error:
+    except DamagedError as error:
         raise UserError(f"{run} is no finished run: {error}") from error
     target = to / run.resolve().name
     write_json(target / "results.json", rows)

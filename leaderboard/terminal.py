@@ -135,25 +135,32 @@ def _show_one(kind: str, name: str) -> None:
     typer.echo(inspect.getdoc(cls) or "")
     fields = [(f.name, str(f.type), _default(f)) for f in dataclasses.fields(cls) if f.init]
     if fields:
-        typer.echo("\n" + tabulate(fields, headers=("parameter", "type", "default"), tablefmt="simple"))
+        typer.echo(
+            "\n" + tabulate(fields, headers=("parameter", "type", "default"), tablefmt="simple")
+        )
 
 
 def _default(field: dataclasses.Field[object]) -> str:
     if field.default is not dataclasses.MISSING:
         return repr(field.default)
-    return "required" if field.default_factory is dataclasses.MISSING else repr(field.default_factory())
+    return (
+        "required"
+        if field.default_factory is dataclasses.MISSING
+        else repr(field.default_factory())
+    )
 
 
 def grid(frame: pd.DataFrame) -> str:
     """Return ``frame`` as a plain table, text left and figures right."""
     aligned = ["left", *["right"] * (len(frame.columns) - 1)]
-    return tabulate(
+    text: str = tabulate(
         frame.astype(str).values.tolist(),
         headers=[str(name) for name in frame.columns],
         tablefmt="simple",
         colalign=aligned,
         disable_numparse=True,
     )
+    return text
 
 
 def relative(folder: Path) -> Path:

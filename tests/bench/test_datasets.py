@@ -48,7 +48,7 @@ def test_splits_and_sources_never_move(digits: Dataset) -> None:
 
 
 def test_more_sources_than_there_are_is_said(digits: Dataset) -> None:
-    with pytest.raises(UserError, match="301 sources.*has 300"):
+    with pytest.raises(UserError, match=r"301 sources.*has 300"):
         digits.sources(301, 0)
 
 
@@ -93,7 +93,9 @@ def test_mnist_is_read_compressed_from_a_read_only_folder(mnist_folder: Path) ->
 def test_a_damaged_file_is_named_with_its_checksum(mnist_folder: Path) -> None:
     path = mnist_folder / "MNIST" / "raw" / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz is damaged: its MD5 is [0-9a-f]{32}"):
+    with pytest.raises(
+        UserError, match=r"t10k-labels-idx1-ubyte\.gz is damaged: its MD5 is [0-9a-f]{32}"
+    ):
         Mnist().load(DataSettings(mnist_folder))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bench.execute import NO_TARGET, Sources, attack_sources, choose_attempts
-from bench.measure import ContractBroken
+from bench.measure import ContractError
 from bench.plugin import Attack, AttackContext, Perturbation
 from bench.types import DataInfo, Targets, ThreatModel
 
@@ -52,7 +52,9 @@ def swap(model, x, y, target) -> Perturbation:
     wanted = target if target is not None else (y + 1) % 3
     x_adv = torch.zeros_like(x)
     x_adv[torch.arange(len(x)), wanted] = 1.0
-    return Perturbation(x_adv, iterations=torch.full((len(x),), 4), stop_reason=["reached"] * len(x))
+    return Perturbation(
+        x_adv, iterations=torch.full((len(x),), 4), stop_reason=["reached"] * len(x)
+    )
 
 
 def attack(answer, goal: Targets = "untargeted", limit: float = 1.0):
@@ -159,7 +161,7 @@ def test_the_clean_input_is_kept_even_if_the_attack_writes_into_it() -> None:
     ],
 )
 def test_a_broken_contract_says_what_was_expected(answer, message: str) -> None:
-    with pytest.raises(ContractBroken, match=message):
+    with pytest.raises(ContractError, match=message):
         attack(answer)
 
 

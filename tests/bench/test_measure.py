@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.measure import BATCH, ContractBroken, distances, hashes, lead, predict
+from bench.measure import BATCH, ContractError, distances, hashes, lead, predict
 from bench.types import ThreatModel
 
 
@@ -89,7 +89,7 @@ def test_a_model_that_breaks_its_contract_is_named(answer) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return answer(x)
 
-    with pytest.raises(ContractBroken, match="must return"):
+    with pytest.raises(ContractError, match="must return"):
         predict(Model(), torch.rand(4, 3), 3)
 
 

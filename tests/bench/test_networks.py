@@ -19,7 +19,8 @@ TABLE = DataInfo("table", (5,), 3, (0.5,), (0.2,))
     ("name", "info"),
     [
         ("digits-cnn", DIGITS), ("papernot-mnist", MNIST), ("papernot-cifar10", CIFAR),
-        ("softmax-regression", MNIST), ("softmax-regression", TABLE), ("mlp", CIFAR), ("mlp", TABLE),
+        ("softmax-regression", MNIST), ("softmax-regression", TABLE), ("mlp", CIFAR),
+        ("mlp", TABLE),
     ],
 )  # fmt: skip
 def test_inputs_of_the_data_set_become_logits(name: str, info: DataInfo) -> None:
@@ -58,7 +59,7 @@ def test_standardise_is_per_channel() -> None:
 
 @pytest.mark.parametrize("name", ["digits-cnn", "papernot-mnist"])
 def test_a_network_for_images_refuses_a_table(name: str) -> None:
-    with pytest.raises(ValueError, match="takes square images.*use mlp"):
+    with pytest.raises(ValueError, match=r"takes square images.*use mlp"):
         registry.NETWORKS.make(Spec(name)).build(TABLE)
 
 

@@ -71,7 +71,9 @@ def test_ids_repeat_and_tell_every_field_apart() -> None:
 def test_a_default_written_out_is_the_same_plan() -> None:
     written = [{"name": "jsma", "gamma": 0.25, "theta": 1.0, "output": "log_odds"}]
     assert plan(attack=written).nodes == plan().nodes
-    assert plan(defense=[{"name": "distillation", "temperature": [5.0, 20.0]}]).nodes == plan().nodes
+    assert (
+        plan(defense=[{"name": "distillation", "temperature": [5.0, 20.0]}]).nodes == plan().nodes
+    )
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,9 @@ def test_every_built_in_loads_and_makes_its_defaults() -> None:
 
 def test_a_plugin_file_may_import_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "neighbour_of_plugin.py").write_text("VALUE = 3\n")
-    (tmp_path / "plugin.py").write_text("import neighbour_of_plugin\nfound = neighbour_of_plugin.VALUE\n")
+    (tmp_path / "plugin.py").write_text(
+        "import neighbour_of_plugin\nfound = neighbour_of_plugin.VALUE\n"
+    )
     assert registry.import_plugin(str(tmp_path / "plugin.py")).found == 3
 
 

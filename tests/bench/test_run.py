@@ -24,7 +24,11 @@ REQUIRED = {
 
 
 def retort(*args: str, cwd: Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RETORT_CACHE": str(cache or cwd / "cache")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "RETORT_CACHE": str(cache or cwd / "cache"),
+    }
     command = [sys.executable, "-m", "bench", *args]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=300
@@ -39,7 +43,9 @@ def evidence(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def smoke(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("smoke")
     done = retort("run", *SMOKE, "--workers", "2", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -60,7 +66,10 @@ def test_smoke_leaves_what_the_contract_names(smoke) -> None:
         records = pd.read_parquet(cell.with_suffix(".parquet"))
         assert records["success"].sum() == row["successes"]
         assert len(read_tensors(cell.with_suffix(".safetensors"))["x_adv"]) == len(records)
-        assert read_json(cell.with_suffix(".json"))["key"]["document"]["attack"]["name"] == row["attack"]
+        assert (
+            read_json(cell.with_suffix(".json"))["key"]["document"]["attack"]["name"]
+            == row["attack"]
+        )
     assert "runs/smoke-digits/leaderboard.md" in done.stdout
     assert "distillation" in done.stdout
 
@@ -143,7 +152,7 @@ def test_damaged_evidence_is_made_again(smoke, tmp_path: Path) -> None:
     whole = evidence(run)
     cell = next((run / "cells").glob("*.parquet"))
     model = next((run / "models").glob("*.safetensors"))
-    inputs = sorted((run / "cells").glob("*.safetensors"))[-1]
+    inputs = max((run / "cells").glob("*.safetensors"))
     cell.write_bytes(cell.read_bytes()[:100])
     content = bytearray(model.read_bytes())
     content[-1] ^= 1

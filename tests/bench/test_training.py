@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.training import RECIPES, Diverged, Recipe, recipe, train
+from bench.training import RECIPES, DivergedError, Recipe, recipe, train
 from bench.types import UserError
 
 ADAM = Recipe(epochs=30, batch_size=16, optimizer="adam", lr=0.05)
@@ -75,7 +75,7 @@ def test_the_halving_schedule_halves_both() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_no_network() -> None:
-    with pytest.raises(Diverged, match="the loss of epoch"):
+    with pytest.raises(DivergedError, match="the loss of epoch"):
         fitted(dataclasses.replace(SGD, lr=1e30))
 
 

@@ -75,9 +75,7 @@ def test_an_impossible_temperature_is_refused(defense, temperature: float) -> No
 
 
 def test_label_smoothing_by_hand(train: Split) -> None:
-    assert smooth(torch.tensor([1]), 4, 0.2).tolist() == [
-        pytest.approx([0.05, 0.85, 0.05, 0.05])
-    ]
+    assert smooth(torch.tensor([1]), 4, 0.2).tolist() == [pytest.approx([0.05, 0.85, 0.05, 0.05])]
     asked = fit(LabelSmoothing(0.1), train)
     assert asked.targets.sum(dim=1).tolist() == pytest.approx([1.0] * 50)
     for amount in (0.0, 1.0):

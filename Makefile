@@ -1,0 +1,35 @@
+# `make run` and `make test` need nothing but Python 3.11 or later.
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := .venv/.installed
+
+.PHONY: run test lint types tests benchmark clean
+.DELETE_ON_ERROR:
+
+run: $(SETUP)
+	$(BIN)/python -m bench run --matrix full
+
+test: lint types tests
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(SETUP)
+	$(BIN)/mypy
+
+tests: $(SETUP)
+	$(BIN)/python -m pytest -q
+
+benchmark: $(SETUP)
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -q
+
+# A plain torch and torchvision, installed together, work on machines with and without a GPU.
+$(SETUP): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
