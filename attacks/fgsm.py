@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.art import Call, generate
+from attacks.art_call import Call, generate
 from bench.plugin import Attack, AttackContext, Perturbation
 from bench.types import Targets, ThreatModel
 

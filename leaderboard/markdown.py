@@ -24,6 +24,8 @@ from leaderboard.tables import (
 # An underscore inside a word is no markup, and names are full of them.
 SPECIAL = re.compile(r"([\\`*{}\[\]<>#|~]|(?<!\w)_|_(?!\w))")
 
+INTERVAL = re.compile(r"\\\[(-?[\d.]+, -?[\d.]+)\\\]")
+
 
 def escape(text: str) -> str:
     """Return ``text`` as one line of plain markdown: no markup, no HTML, no table cell break."""
@@ -40,8 +42,8 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def _cell(text: str) -> str:
-    # Brackets of an interval are harmless and read better bare.
-    return escape(text).replace("\\[", "[").replace("\\]", "]")
+    # The brackets of an interval are harmless and read better bare.
+    return INTERVAL.sub(r"[\1]", escape(text))
 
 
 def render(rows: Sequence[Row], environment: dict[str, Any]) -> str:

@@ -38,20 +38,25 @@ def threat_tables(rows: Iterable[Row]) -> list[ThreatTable]:
 
 def labels(rows: Sequence[Row], kind: str) -> list[str]:
     """Name the ``defense`` or ``attack`` of each row by what tells it from its namesakes."""
+    named = [(row[kind], _flat(row[f"{kind}_params"])) for row in rows]
     values: dict[tuple[str, str], set[str]] = {}
-    for row in rows:
-        for key, value in row[f"{kind}_params"].items():
-            values.setdefault((row[kind], key), set()).add(repr(value))
-    return [_label(row, kind, values) for row in rows]
-
-
-def _label(row: Row, kind: str, values: dict[tuple[str, str], set[str]]) -> str:
-    telling = [
-        f"{key}={_text(value)}"
-        for key, value in row[f"{kind}_params"].items()
-        if len(values[row[kind], key]) > 1
+    for name, params in named:
+        for key, value in params.items():
+            values.setdefault((name, key), set()).add(repr(value))
+    return [
+        " ".join(
+            [name, *(f"{k}={_text(v)}" for k, v in params.items() if len(values[name, k]) > 1)]
+        )
+        for name, params in named
     ]
-    return " ".join([row[kind], *telling])
+
+
+def _flat(params: Row) -> Row:
+    """Return ``params`` with the entries of its tables beside its own."""
+    flat: Row = {}
+    for key, value in params.items():
+        flat.update(_flat(value) if isinstance(value, dict) else {key: value})
+    return flat
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from attacks.art import MAPPED, REFUSED, Art
+from attacks.art import Art
+from attacks.art_table import MAPPED, REFUSED
 from bench.plugin import AttackContext
 from bench.types import DataInfo, ThreatModel, UserError
 
