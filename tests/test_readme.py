@@ -1,0 +1,77 @@
+"""The README's own code, run."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from leaderboard.tables import success_table, threat_tables
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, holds: str) -> str:
+    found = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+    (text,) = [text for text in found if holds in text]
+    return text
+
+
+def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
+    (tmp_path / "my_defense.py").write_text(block("python", "my_defense.py"))
+    matrix = 'recipe = "smoke"\nsources = 10\n' + block("toml", "gaussian_augmentation")
+    (tmp_path / "mine.toml").write_text(matrix)
+    command = block("sh", "--plugin").split()[1:]
+    done = subprocess.run(
+        [sys.executable, *command, "--cache-dir", "cache"],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "runs" / "mine-digits" / "results.json").read_text())
+    assert len(rows) == 6
+    assert {row["status"] for row in rows} == {"done"}
+    assert {row["defense_params"].get("sigma") for row in rows} == {None, 0.1, 0.3}
+
+
+def test_the_three_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
+    raw = load_digits()
+    x = torch.tensor(raw.images / 16, dtype=torch.float32)[:, None]
+    y = torch.tensor(raw.target)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[:1500]), y[:1500]).backward()
+        optimizer.step()
+    names = {"model": model, "x_test": x[1500:1560], "y_test": y[1500:1560]}
+    exec(block("python", "bench.evaluate"), names)
+    shown = capsys.readouterr().out
+    assert "jsma" in shown
+    assert "fgsm" in shown
+
+
+def test_the_table_of_the_readme_is_the_published_one() -> None:
+    published = ROOT / "leaderboard" / "published" / "full-digits" / "results.json"
+    (table, *_) = threat_tables(json.loads(published.read_text()))
+    from leaderboard.markdown import table as markdown
+
+    text = re.search(r"<!-- table: full-digits -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+    assert text is not None
+    assert text.group(1).strip() == markdown(success_table(table)).strip()
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "leaderboard" / "published").glob("*/")))
+def test_published_pages_regenerate_byte_for_byte(folder: Path) -> None:
+    from leaderboard.markdown import render
+
+    rows = json.loads((folder / "results.json").read_text())
+    environment = json.loads((folder / "environment.json").read_text())
+    assert (folder / "leaderboard.md").read_text() == render(rows, environment)
