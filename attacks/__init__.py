@@ -4,4 +4,6 @@ INDEX = {
     "jsma": "attacks.jsma_plugin:Jsma",
     "fgsm": "attacks.fgsm:FGSM",
     "art": "attacks.art:Art",
+    "jsma_reference": "attacks.jsma_reference:JsmaReference",
+    "torchattacks_jsma": "attacks.torchattacks:TorchattacksJsma",
 }

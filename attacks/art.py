@@ -10,7 +10,7 @@ import difflib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ class Art(Attack):
     ``attack``: ART's class name. ``targets``: which attempts the runner makes; a class that
     cannot make them is refused. ``params``: the class' own keywords, complete with its defaults
     (``norm = "inf"`` for infinity; ``batch_size`` 128 where it does not change the attack).
+    ``output``: give a class that sees gradients the logits, or probabilities, where its usual
+    (in ``attacks.art_table``) is not wanted: JSMA-F is ``SaliencyMapMethod`` on ``probs``.
     ``threat_norm``, ``threat_budget``, ``threat_unit``: the threat model of a class that has no
     norm (``SpatialTransformation``, ``ShadowAttack``, ``Wasserstein``), and of no other.
 
@@ -38,6 +40,7 @@ class Art(Attack):
 
     attack: str
     targets: Targets = "untargeted"
+    output: Literal["logits", "probs"] | None = None
     threat_norm: Norm | None = None
     threat_budget: float | None = None
     threat_unit: Unit | None = None
@@ -63,6 +66,10 @@ class Art(Attack):
 
     def __post_init__(self) -> None:
         row = row_of(self.attack)
+        if self.output is not None and row.access != "gradients":
+            raise UserError(
+                f"output chooses what gradients are taken of, and ART's {self.attack} takes none"
+            )
         for name, valid in (("targets", Targets), ("threat_norm", Norm), ("threat_unit", Unit)):
             value = getattr(self, name)
             if value is not None and value not in get_args(valid):
@@ -102,7 +109,8 @@ class Art(Attack):
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
     ) -> Perturbation:
         """Run ART on ``x`` (batch, *shape) in [0, 1]; what it returns is passed on unaltered."""
-        return Perturbation(generate(Call(self.attack, self.params), model, x, y, target, context))
+        call = Call(self.attack, self.params, output=self.output)
+        return Perturbation(generate(call, model, x, y, target, context))
 
 
 def _complete(name: str, row: Mapped, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -30,13 +30,15 @@ from bench.types import DataInfo, UserError
 class Call:
     """A mapped ART class, its keywords, and what its loss gradients differentiate.
 
-    ``loss`` is called with logits and one-hot labels (default: cross-entropy); it sums over rows,
-    so that no row depends on its neighbours.
+    ``output`` replaces what the class is usually given. ``loss`` is called with logits and
+    one-hot labels (default: cross-entropy); it sums over rows, so that no row depends on its
+    neighbours.
     """
 
     attack: str
     params: Mapping[str, Any]
     loss: nn.Module | None = None
+    output: Literal["logits", "probs"] | None = None
 
 
 def generate(
@@ -55,6 +57,7 @@ def generate(
     mode and gradients, and every global generator are left as they were.
     """
     row = row_of(call.attack)
+    row = replace(row, output=call.output or row.output)
     x_adv = x.detach().clone()
     with _sandbox(x.device, context.seed), _frozen(model):
         rows = torch.ones(len(x), dtype=torch.bool, device=x.device)

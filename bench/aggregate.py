@@ -142,6 +142,26 @@ def worst_case(cells: list[pd.DataFrame], threat: ThreatModel, shape: tuple[int,
     return {"worst_case": kept / sources, "worst_case_ci": wilson(kept, sources)}
 
 
+def disagreement(records: pd.DataFrame, baseline: pd.DataFrame) -> Document:
+    """Return how many attempts end otherwise than the same attempts of ``baseline``.
+
+    ``outcomes_differ``: one succeeds and the other does not; ``inputs_differ``: the adversarial
+    inputs are not the same to the last bit. All three are None where the attempts (source and
+    target) are not the same ones.
+    """
+    goals = ["sample_id", "target"]
+    first, second = (
+        frame.loc[frame["status"] == "attacked"].set_index(goals) for frame in (baseline, records)
+    )
+    if not first.index.equals(second.index):
+        return dict.fromkeys(DISAGREEMENT)
+    differ = (_count(first[name] != second[name]) for name in ("success", "adversarial_hash"))
+    return dict(zip(DISAGREEMENT, (len(first), *differ), strict=True))
+
+
+DISAGREEMENT = ("compared", "outcomes_differ", "inputs_differ")
+
+
 def summarise_probe(probe: pd.DataFrame) -> Document:
     """Return accuracy, confidence C(X), max logit and logit gap of a fitted model.
 

@@ -217,6 +217,7 @@ def _write(
     from bench.environment import describe
     from bench.results import results
     from bench.store import DamagedError, read_json, write_json, write_text
+    from leaderboard.agreement import agreement
     from leaderboard.markdown import render
 
     rows = results(plan, data.info, folder)
@@ -228,6 +229,10 @@ def _write(
     write_json(folder.top("timings.json"), {**timings, **progress.seconds})
     write_json(folder.top("environment.json"), environment)
     write_text(folder.top("leaderboard.md"), render(rows, environment))
+    if plan.matrix.report == "agreement":
+        # Seconds differ from run to run, so this page is no part of the results.
+        seconds = read_json(folder.top("timings.json"))
+        write_text(folder.top("agreement.md"), agreement(rows, environment, seconds))
     return rows
 
 

@@ -40,7 +40,9 @@ Sources = Annotated[int, Field(ge=1)] | Literal["all"]
 class MatrixConfig(BaseModel):
     """One matrix: which defenses meet which attacks, on what data, trained how.
 
-    A list in a ``[[defense]]`` or ``[[attack]]`` table sweeps its parameter. ``network`` and
+    A list in a ``[[defense]]`` or ``[[attack]]`` table sweeps its parameter; ``note`` in one is a
+    remark shown beside its rows. ``report = "agreement"`` adds a page that holds each attack
+    against the first that differentiates the same output, attempt by attempt. ``network`` and
     ``recipe`` default to the data set's own. ``sources`` images of the test split are attacked,
     chosen by ``source_seed``, the same for every model.
     """
@@ -57,6 +59,7 @@ class MatrixConfig(BaseModel):
     seeds: Annotated[
         list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)
     ] = [0]
+    report: Literal["agreement"] | None = None
     defense: list[Table] = Field(min_length=1)
     attack: list[Table] = Field(min_length=1)
 
@@ -75,7 +78,7 @@ def expand(table: Mapping[str, Any]) -> Iterator[Spec]:
     >>> [dict(spec.params) for spec in expand({"name": "fgsm", "eps": [0.1, 0.2]})]
     [{'eps': 0.1}, {'eps': 0.2}]
     """
-    params = {key: value for key, value in table.items() if key != "name"}
+    params = {key: value for key, value in table.items() if key not in ("name", "note")}
     axes = [value if isinstance(value, list) else [value] for value in params.values()]
     for values in itertools.product(*axes):
         yield Spec(table["name"], dict(zip(params, values, strict=True)))

@@ -12,7 +12,7 @@ from bench.types import Document
 
 LIBRARIES = (
     "adversarial-robustness-toolbox", "numpy", "pandas", "pyarrow", "safetensors", "scikit-learn",
-    "statsmodels", "torch", "torchvision",
+    "statsmodels", "torch", "torchattacks", "torchvision",
 )  # fmt: skip
 
 

@@ -183,8 +183,9 @@ def _records(
     frame = pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()})
     hashed = np.array(hashes(sources.x))
     frame.insert(1, "input_hash", hashed[source.cpu().numpy()])
+    frame.insert(2, "adversarial_hash", hashes(x_adv))
     status = np.where(attempts.attacked.cpu().numpy(), "attacked", "misclassified")
-    frame.insert(2, "status", status)
+    frame.insert(3, "status", status)
     return frame
 
 

@@ -143,6 +143,10 @@ class Attack(ABC):
         """Whether the goal is a target class, rather than any class but the label."""
         return self.targets != "untargeted"
 
+    def unavailable(self) -> str | None:
+        """Say why the attack cannot run here (a missing extra, say): its cells are skipped."""
+        return None
+
     @abstractmethod
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the threat model for inputs of ``shape`` (batch dimension excluded)."""

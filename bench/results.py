@@ -8,7 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 from bench import registry
-from bench.aggregate import summarise, summarise_probe, worst_case
+from bench.aggregate import (
+    DISAGREEMENT,
+    disagreement,
+    summarise,
+    summarise_probe,
+    worst_case,
+)
 from bench.fingerprint import digest, source_hash
 from bench.flags import cell_flags
 from bench.plan import Node, Plan
@@ -28,6 +34,7 @@ METRICS = (
     *("robust_accuracy", "robust_ci", "worst_case", "worst_case_ci"),
     *("rho_adv", "rho_adv_paper", "rho_censored", "features_all", "features_success"),
     *("l2_success", "linf_success", "adversarial_confidence", "stop_reasons"),
+    *("compared", "outcomes_differ", "inputs_differ"),
 )
 MODEL_METRICS = ("accuracy", "accuracy_ci", "confidence", "max_logit", "logit_gap")
 
@@ -78,7 +85,7 @@ def collect(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
                 cell.identity(fits[fit]),
                 cell.outcome,
                 cell.threat,
-                cell.summary | worst[fit, cell.threat],
+                cell.summary | worst[fit, cell.threat] | _disagreement(cell, cells),
                 probes[fit],
                 cell.document.get("queries", {}),
                 info.classes,
@@ -97,6 +104,7 @@ class _Cell:
         self.document: Document = read_json(path)
         self.outcome = Outcome(**self.document["outcome"])
         self.threat = registry.ATTACKS.make(Spec(spec["name"], spec["params"])).threat(info.shape)
+        self.output: str | None = spec["params"].get("output")
         self.records: pd.DataFrame | None = None
         self.summary: Document = {}
         if self.outcome.status == "done":
@@ -118,6 +126,19 @@ class _Cell:
             "attack_params": spec["params"],
             "seed": fit.document["seed"],
         }
+
+
+def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:
+    """Hold a cell against the first of its model and threat that differentiates the same output.
+
+    Where an attack has no such parameter, or none shares its value, against the first of all.
+    """
+    fit, output = cell.node.needs["model"], cell.output
+    siblings = [c for c in cells if c.node.needs["model"] == fit and c.threat == cell.threat]
+    first = next((c for c in siblings if output and c.output == output), siblings[0])
+    if first is cell or first.records is None or cell.records is None:
+        return dict.fromkeys(DISAGREEMENT)
+    return disagreement(cell.records, first.records)
 
 
 def _worst_cases(cells: list[_Cell], info: DataInfo) -> dict[tuple[str, ThreatModel], Document]:

@@ -124,6 +124,8 @@ class _Run:
         fit = next(item for item in self.plan.nodes if item.id == node.needs["model"])
         defense = make_defense(fit.document)
         attack = registry.ATTACKS.make(_spec(node.document["attack"]))
+        if reason := attack.unavailable():
+            return reason
         adaptive = type(defense).surrogate is not Defense.surrogate
         if attack.access == "gradients" and not defense.differentiable and not adaptive:
             return "the attack needs gradients, and the defense declares none and no surrogate"

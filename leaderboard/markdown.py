@@ -46,8 +46,8 @@ def _cell(text: str) -> str:
     return INTERVAL.sub(r"[\1]", escape(text))
 
 
-def render(rows: Sequence[Row], environment: dict[str, Any]) -> str:
-    """Return the leaderboard page of ``rows``; ``environment`` as ``environment.json`` holds it."""
+def page(template: str, **values: Any) -> str:
+    """Return the page that ``template`` makes of ``values``."""
     jinja = Environment(
         loader=PackageLoader("leaderboard"),
         undefined=StrictUndefined,
@@ -57,14 +57,18 @@ def render(rows: Sequence[Row], environment: dict[str, Any]) -> str:
         autoescape=False,  # noqa: S701 (the page is markdown: every value passes through escape)
     )
     jinja.filters.update(escape=escape, percent=percent, table=table)
-    groups = threat_tables(rows)
+    return jinja.get_template(template).render(**values)
+
+
+def render(rows: Sequence[Row], environment: dict[str, Any]) -> str:
+    """Return the leaderboard page of ``rows``; ``environment`` as ``environment.json`` holds it."""
     names = list(zip(labels(rows, "defense"), labels(rows, "attack"), strict=True))
-    named = dict(zip((row["id"] for row in rows), names, strict=True))
-    return jinja.get_template("leaderboard.md.j2").render(
+    return page(
+        "leaderboard.md.j2",
         rows=rows,
         environment=environment,
-        groups=groups,
-        named=named,
+        groups=threat_tables(rows),
+        named=dict(zip((row["id"] for row in rows), names, strict=True)),
         extremes=extremes,
         success_table=success_table,
         robustness_table=robustness_table,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from attacks import jsma_reference as reference
 from attacks.pairs import best_pair, largest, largest_product, two_largest
-from tests.attacks import jsma_reference as reference
 
 KINDS = ("normal", "ties", "constant", "front", "opposed", "tiny")
 

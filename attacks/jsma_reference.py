@@ -1,16 +1,22 @@
 """JSMA as its papers write it: every pair, float64, one row at a time. Slow on purpose.
 
-Written from arXiv 1511.07528 (algorithms 2 and 3), 2007.06032 and 1808.07945, and sharing no
-code with `attacks`. The Jacobian comes from autograd, one row of it a class.
+Written from arXiv 1511.07528 (algorithms 2 and 3), 2007.06032 and 1808.07945, and sharing no code
+with ``attacks.jsma``, which the tests and the matrix ``agreement`` hold against it. The Jacobian
+comes from autograd, one row of it a class.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from bench.plugin import Attack, AttackContext, Perturbation
+from bench.types import Targets, ThreatModel
 
 Model = Callable[[Tensor], Tensor]
 
@@ -26,7 +32,7 @@ class Reference:
 def best_pair(
     alpha: Tensor, beta: Tensor, allowed: Tensor, sign: float
 ) -> tuple[float, tuple[int, int] | None]:
-    """The score of the best admissible pair and the pair, out of all of them; (0, None) if none."""
+    """Return the best admissible pair and its score, out of all pairs; (0, None) if none."""
     sum_alpha, sum_beta = alpha[:, None] + alpha[None, :], beta[:, None] + beta[None, :]
     admissible = (sign * sum_alpha > 0) & (sign * sum_beta < 0)
     admissible &= allowed[:, None] & allowed[None, :]
@@ -40,7 +46,7 @@ def best_pair(
 def best_feature(
     alpha: Tensor, beta: Tensor, allowed: Tensor, sign: float
 ) -> tuple[float, tuple[int] | None]:
-    """The same for single features (arXiv 1511.07528, equation 8)."""
+    """Do the same for single features (arXiv 1511.07528, equation 8)."""
     admissible = (sign * alpha > 0) & (sign * beta < 0) & allowed
     scores = torch.where(admissible, -alpha * beta, -1.0)
     best = int(scores.argmax())
@@ -48,7 +54,7 @@ def best_feature(
 
 
 def outputs(logits: Tensor, output: str) -> Tensor:
-    """What is differentiated, for every class: (rows, classes)."""
+    """Return what is differentiated, for every class: (rows, classes)."""
     if output == "probs":
         return logits.softmax(dim=1)
     if output == "logits":
@@ -60,7 +66,7 @@ def outputs(logits: Tensor, output: str) -> Tensor:
 
 
 def jacobian(model: Model, x: Tensor, output: str) -> tuple[Tensor, Tensor]:
-    """(logits, Jacobian): (classes,) and (classes, d), at one row x of any shape."""
+    """Return the logits (classes,) and their Jacobian (classes, d) at one row of any shape."""
     with torch.no_grad():
         classes = model(x[None]).shape[1]
     copies = x[None].repeat(classes, *[1] * x.dim()).requires_grad_()
@@ -73,7 +79,7 @@ def jacobian(model: Model, x: Tensor, output: str) -> tuple[Tensor, Tensor]:
 def terms(
     jac: Tensor, logits: Tensor, target: int, output: str, saliency: str, x: Tensor, sign: float
 ) -> list[tuple[Tensor, Tensor]]:
-    """The (alpha, beta) to choose from: one, or one a class for M-JSMA."""
+    """Return the (alpha, beta) to choose from: one, or one a class for M-JSMA."""
     found = []
     for t in range(len(jac)) if saliency == "maximal" else [target]:
         others = [j for j in range(len(jac)) if j != t]
@@ -91,7 +97,7 @@ def terms(
     return found
 
 
-def attack(
+def attack(  # noqa: PLR0913 (the parameters of the papers)
     model: Model,
     x: Tensor,
     target: int,
@@ -102,10 +108,10 @@ def attack(
     saliency: str = "papernot",
     both: bool = False,
 ) -> Reference:
-    """One row x inside [0, 1], float64."""
+    """Attack one row x inside [0, 1], float64."""
     shape, x = x.shape, x.flatten().clone()
     size = 1 if saliency == "single" else 2
-    choose = best_feature if size == 1 else best_pair
+    choose: Any = best_feature if size == 1 else best_pair
     signs = [1.0, -1.0] if both else [1.0]
     first = 1.0 if theta > 0 else -1.0
     domain = {s * first: (x < 1 if s * first > 0 else x > 0) for s in signs}
@@ -135,3 +141,46 @@ def attack(
             if both:
                 domain[-sign][i] = False
         path.append(x.clone())
+
+
+@dataclass(frozen=True)
+class JsmaReference(Attack):
+    """The brute-force JSMA in float64, one row at a time, as a peer of the fast one.
+
+    ``theta``, ``gamma``, ``output`` and ``targets`` as in ``jsma``; d² pairs a step, so for small
+    inputs and few sources.
+    """
+
+    gamma: float
+    theta: float = 1.0
+    output: Literal["probs", "logits", "log_odds"] = "log_odds"
+    targets: Targets = "all"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma must be in (0, 1], got {self.gamma!r}")
+        if not 0 < abs(self.theta) <= 1:
+            raise ValueError(f"theta must be non-zero and in [-1, 1], got {self.theta!r}")
+        if self.targets == "untargeted":
+            raise ValueError("the reference is targeted: all, random or runner-up")
+
+    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+        """L0 in features; ``shape`` does not matter."""
+        return ThreatModel("l0", self.gamma, "features")
+
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
+    ) -> Perturbation:
+        """Attack each row on a float64 copy of the model."""
+        assert target is not None
+        double = copy.deepcopy(model).double()
+        steps = int(self.gamma * context.info.features / 2 + 1e-9)
+        found = [
+            attack(double, row, goal, theta=self.theta, steps=steps, output=self.output)
+            for row, goal in zip(x.double(), target.tolist(), strict=True)
+        ]
+        return Perturbation(
+            torch.stack([item.path[-1] for item in found]).view_as(x).to(x),
+            torch.tensor([len(item.path) - 1 for item in found]),
+            [item.reason for item in found],
+        )
