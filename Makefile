@@ -22,7 +22,9 @@ tests: $(SETUP)
 	$(BIN)/python -m pytest -q
 
 benchmark: $(SETUP)
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -q
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -q --benchmark-json .benchmarks/latest.json
+	$(BIN)/python tests/benchmarks/plot.py .benchmarks/latest.json .benchmarks/jsma-scaling.png
 
 # A plain torch and torchvision, installed together, work on machines with and without a GPU.
 $(SETUP): pyproject.toml

@@ -1,79 +1,23 @@
-"""What JSMA costs beside the network that it attacks. Run by `make benchmark`; asserts no times.
-
-The network is Papernot's for MNIST (arXiv 1511.04508, table I), trained for seconds on the
-digits of scikit-learn enlarged to 28 x 28, so that no data set is needed. Ratios are in
-`extra_info`: they compare within one run and survive a change of machine better than times.
-"""
+"""What JSMA costs beside the network that it attacks. Run by `make benchmark`; asserts no times."""
 
 from __future__ import annotations
 
 import statistics
-import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attacks.jsma import jsma
 from attacks.pairs import best_pair
-
-pytest.importorskip("pytest_benchmark")
+from bench.networks import PapernotCifar10, PapernotMnist
+from bench.types import DataInfo
+from tests.benchmarks.conftest import seconds
 
 ROWS, FEATURES, ROUNDS = 180, 112, 3
-
-
-def papernot(channels: int, widths: tuple[int, int], dense: int, side: int) -> nn.Sequential:
-    """Two unpadded 3x3 convolutions and a pool, twice, then two hidden layers and ten logits."""
-    narrow, wide = widths
-    left = ((side - 4) // 2 - 4) // 2
-    layers: list[nn.Module] = []
-    for before, after in ((channels, narrow), (narrow, wide)):
-        layers += [nn.Conv2d(before, after, 3), nn.ReLU(), nn.Conv2d(after, after, 3), nn.ReLU()]
-        layers += [nn.MaxPool2d(2)]
-    layers += [nn.Flatten(), nn.Linear(wide * left * left, dense), nn.ReLU(), nn.Dropout(0.5)]
-    layers += [nn.Linear(dense, dense), nn.ReLU(), nn.Dropout(0.5), nn.Linear(dense, 10)]
-    return nn.Sequential(*layers)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Any:
-    """Attacks run with one thread a process; so do their measurements."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def task() -> tuple[nn.Module, Tensor, Tensor]:
-    """(network, x, target): 20 images with each of the nine other classes."""
-    torch.manual_seed(0)
-    data = load_digits()
-    small = torch.from_numpy(data.images)[:, None].float() / 16
-    images = nn.functional.interpolate(small, size=(28, 28), mode="bilinear")
-    labels = torch.from_numpy(data.target).long()
-    network = papernot(1, (32, 64), 200, 28)
-    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
-    for _ in range(6):
-        for batch in torch.randperm(1500).split(64):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(network(images[batch]), labels[batch]).backward()
-            optimiser.step()
-    network.eval().requires_grad_(False)
-    x, y = images[1500:1520], labels[1500:1520]
-    target = torch.stack([torch.tensor([t for t in range(10) if t != int(k)]) for k in y])
-    return network, x.repeat_interleave(9, 0), target.flatten()
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def passes(network: nn.Module, batches: list[Tensor], backward: int) -> None:
@@ -160,8 +104,9 @@ class LiveMemory(TorchDispatchMode):
 def test_pair_choice_beside_one_pass(benchmark: Any, d: int, channels: int, side: int) -> None:
     torch.manual_seed(0)
     rows, dense_rows = 900, 9
-    widths, dense = ((32, 64), 200) if channels == 1 else ((64, 128), 256)
-    network = papernot(channels, widths, dense, side).eval().requires_grad_(False)
+    info = DataInfo("random", (channels, side, side), 10, (0.5,) * channels, (0.3,) * channels)
+    architecture = PapernotMnist() if channels == 1 else PapernotCifar10()
+    network = architecture.build(info).eval().requires_grad_(False)
     x = torch.rand(rows, channels, side, side)
     x = torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
     leaf = x.requires_grad_()
