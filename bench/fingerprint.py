@@ -113,7 +113,12 @@ def _defined(statement: ast.stmt) -> list[str]:
 
 
 def _bare(statement: ast.stmt) -> ast.stmt:
+    """Return the statement without docstrings and without the annotations of functions."""
     for node in ast.walk(statement):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
         body = getattr(node, "body", None)
         if isinstance(body, list):
             body[:] = [item for item in body if not _is_docstring(item)]
@@ -142,7 +147,16 @@ def _imported(
 
 def _mentions(node: ast.stmt, module: str, source: _Source) -> list[tuple[str, str]]:
     keys = []
+    # An annotation says what a value is and runs nothing: a class named there is not followed.
+    annotations = {
+        id(part)
+        for item in ast.walk(node)
+        if isinstance(item, ast.AnnAssign)
+        for part in ast.walk(item.annotation)
+    }
     for item in ast.walk(node):
+        if id(item) in annotations:
+            continue
         if isinstance(item, ast.Name):
             if item.id in source.definitions:
                 keys.append((module, item.id))

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,15 @@ def test_the_folder_comes_from_the_environment_too(
 ) -> None:
     monkeypatch.setenv("RETORT_DATA", str(mnist_folder))
     assert len(Mnist().load(DataSettings(offline=True)).test) == 50
+
+
+def test_a_broken_torchvision_is_one_clear_line(
+    mnist_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # `import torchvision` now fails
+    with pytest.raises(UserError, match=r"pip install --force-reinstall torch torchvision"):
+        Mnist().load(DataSettings(mnist_folder))
+    assert len(Digits().load(DataSettings()).test) == 300
 
 
 def test_cifar10_in_the_real_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

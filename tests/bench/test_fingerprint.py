@@ -63,6 +63,7 @@ def hash_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         lambda t: t.replace("OTHER = 4", "OTHER = 5"),
         lambda t: t + "\n\ndef added():\n    return 0\n",
         lambda t: t.replace("2 * x", "2*x"),
+        lambda t: t.replace("def twice(x):", "def twice(x: int) -> int:"),
     ],
 )
 def test_comments_docstrings_and_unrelated_code_do_not_count(hash_of, change) -> None:
@@ -100,6 +101,12 @@ def test_a_change_of_the_loop_reaches_the_built_in_attack() -> None:
     mentions = {k for node in source.definitions["Jsma"] for k in _mentions(node, "", source)}
     assert ("attacks.jsma", "jsma") in mentions
     assert source_hash(Jsma) != source_hash(FGSM)
+
+
+def test_a_class_named_in_an_annotation_alone_does_not_count(hash_of) -> None:
+    text = BASE + "\n\nclass Named:\n    size = 1\n"
+    used = text.replace('    """Docs."""', "    field: Named | None = None")
+    assert hash_of(used) == hash_of(used.replace("size = 1", "size = 2"))
 
 
 def test_digest_ignores_the_order_of_keys() -> None:
