@@ -104,7 +104,7 @@ def test_a_change_of_the_loop_reaches_the_built_in_attack() -> None:
 
 
 def test_a_class_named_in_an_annotation_alone_does_not_count(hash_of) -> None:
-    text = BASE + "\n\nclass Named:\n    size = 1\n"
+    text = BASE.replace("class Thing:", "class Named:\n    size = 1\n\nclass Thing:")
     used = text.replace('    """Docs."""', "    field: Named | None = None")
     assert hash_of(used) == hash_of(used.replace("size = 1", "size = 2"))
 
