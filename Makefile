@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
 
-.PHONY: run test lint types tests benchmark clean
+.PHONY: run test lint types tests benchmark soak audit clean
 .DELETE_ON_ERROR:
 
 run: $(SETUP)
@@ -26,12 +26,21 @@ benchmark: $(SETUP)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable -q --benchmark-json .benchmarks/latest.json
 	$(BIN)/python tests/benchmarks/plot.py .benchmarks/latest.json .benchmarks/jsma-scaling.png
 
+# Runs killed at random and two runs over one cache: half an hour on two cores.
+soak: $(SETUP)
+	$(BIN)/python -m pytest tests/soak -s -q
+
 # A plain torch and torchvision, installed together, work on machines with and without a GPU.
 $(SETUP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+# Known vulnerabilities of what is installed: asks a network, so it is no part of `make test`.
+audit: $(SETUP)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip_audit --local --skip-editable
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,4 +6,5 @@ INDEX = {
     "art": "attacks.art:Art",
     "jsma_reference": "attacks.jsma_reference:JsmaReference",
     "torchattacks_jsma": "attacks.torchattacks:TorchattacksJsma",
+    "submission": "attacks.submission:Submission",
 }

@@ -37,9 +37,10 @@ class LogOddsLoss(nn.Module):
 class FGSM(Attack):
     """One step of the gradient: x + eps times its sign (linf) or its direction (l2), clipped.
 
-    ``eps``: the budget in input units, in (0, 1] for linf and positive for l2. ``targets``: which
-    attempts the runner makes; a targeted step goes down the target's loss. ``output``: what is
-    differentiated, the cross-entropy of the ``deployed`` logits, or their ``log_odds``.
+    ``norm``: ``linf`` or ``l2``. ``eps``: the budget in input units, in (0, 1] for linf and
+    positive for l2. ``targets``: which attempts the runner makes; a targeted step goes down the
+    target's loss. ``output``: what is differentiated, the cross-entropy of the ``deployed``
+    logits, or their ``log_odds``.
 
     Inputs are (batch, *shape) float32 in [0, 1]. Raises ``ValueError`` for a field out of range.
     """

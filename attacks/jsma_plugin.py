@@ -19,9 +19,13 @@ PAPER_GAMMA = 0.145
 class Jsma(Attack):
     """The Jacobian-based saliency map attack: Papernot et al. 2016, arXiv 1511.07528.
 
-    The parameters are those of ``attacks.jsma.jsma``; without ``gamma`` and ``max_features``,
-    ``gamma`` is 0.145, the paper's. ``targets``: ``all``, ``random``, ``runner-up``;
-    ``saliency = "maximal"`` is untargeted and takes ``untargeted`` alone.
+    The parameters are those of ``attacks.jsma.jsma``, which says more of each. ``theta``: the
+    change per feature. ``gamma`` or ``max_features``: the budget, a fraction of the features or
+    their number; without either, ``gamma`` is 0.145, the paper's. ``output``: what is
+    differentiated. ``saliency``: which map chooses. ``both``: whether a feature may move either
+    way. ``pixels``: whether pixels are counted and changed whole. ``chunk``: rows at a time.
+    ``targets``: ``all``, ``random``, ``runner-up``; ``saliency = "maximal"`` is untargeted and
+    takes ``untargeted`` alone.
     """
 
     theta: float = 1.0

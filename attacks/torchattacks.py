@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacks.jsma_model import at_rest
 from bench.plugin import Attack, AttackContext, Perturbation
 from bench.types import Targets, ThreatModel
 
@@ -53,5 +54,5 @@ class TorchattacksJsma(Attack):
 
         attack = JSMA(model, theta=self.theta, gamma=self.gamma)
         attack.set_mode_targeted_by_label(quiet=True)
-        with torch.enable_grad():
+        with torch.enable_grad(), at_rest(model):  # it calls backward, which fills weights' .grad
             return Perturbation(attack(x, target).detach().to(x))

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.types import UserError
+from bench.text import plain
+from bench.types import DamagedError, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,8 +91,8 @@ def run_matrix(
     """Plan and carry out a matrix, and write its folder; ``watch`` shows progress bars."""
     from bench.datasets import Dataset
     from bench.executors import LocalExecutor, default_workers
+    from bench.folder import RunFolder
     from bench.runner import execute
-    from bench.store import RunFolder
 
     plan, settings, data = _prepare(matrix, options)
     assert isinstance(data, Dataset)
@@ -107,6 +108,7 @@ def _prepare(
     matrix: str | Path | dict[str, Any], options: RunOptions
 ) -> tuple[Plan, Settings, Any]:
     from bench import registry
+    from bench.keys import check_files
     from bench.plugin import DataSettings
     from bench.store import default_cache
     from bench.types import Spec
@@ -125,6 +127,7 @@ def _prepare(
     )
     source = registry.DATASETS.make(Spec(plan.dataset["name"], plan.dataset["params"]))
     data = source.load(settings.data)
+    check_files(plan)
     network = registry.NETWORKS.make(Spec(plan.network["name"], plan.network["params"]))
     try:
         network.build(data.info)
@@ -216,7 +219,7 @@ def _write(
 ) -> list[Document]:
     from bench.environment import describe
     from bench.results import results
-    from bench.store import DamagedError, read_json, write_json, write_text
+    from bench.store import read_json, write_json, write_text
     from leaderboard.agreement import agreement
     from leaderboard.markdown import render
 
@@ -226,6 +229,8 @@ def _write(
         timings = read_json(folder.top("timings.json"))
     except DamagedError:
         timings = {}
+    if not isinstance(timings, dict):
+        timings = {}  # not ours: written anew
     write_json(folder.top("timings.json"), {**timings, **progress.seconds})
     write_json(folder.top("environment.json"), environment)
     write_text(folder.top("leaderboard.md"), render(rows, environment))
@@ -351,20 +356,146 @@ def publish_command(
     def command() -> int:
         from leaderboard.publish import publish
 
-        typer.echo(f"published to {publish(run_folder, to)}")
+        typer.echo(plain(f"published to {publish(run_folder, to)}"))
         return 0
 
     _guard(command, debug)
+
+
+@app.command("check")
+def check_command(
+    plugin: Annotated[
+        str, typer.Argument(metavar="FILE|MODULE", help="What registers the plugins to check.")
+    ],
+    param: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for a parameter without a default; may be repeated."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Check every plugin of a file or module against its contract, on a tiny data set.
+
+    One line a check, with how to mend what fails; exit status 1 where anything does.
+    """
+
+    def command() -> int:
+        from bench.conformance import check_plugins
+
+        checks = check_plugins(plugin, dict(_param(item) for item in param or []))
+        for check in checks:
+            typer.secho(plain(str(check)), fg="red" if check.failed else None)
+        failed = sum(check.failed for check in checks)
+        typer.echo(f"{len(checks)} checks, {failed} failed")
+        return 1 if failed else 0
+
+    _guard(command, debug)
+
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A results folder.")]
+
+
+@app.command("verify")
+def verify_command(
+    run_folder: Run,
+    device: Annotated[
+        str, typer.Option(help="auto (the run's own), cpu, cuda or cuda:N.")
+    ] = "auto",
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    plugin: Plugins = [],  # noqa: B006 (as above)
+    debug: Debug = False,
+) -> None:
+    """Make every record, aggregate and page of a run again from its stored inputs and weights.
+
+    Exit status 1 and a list where anything differs. What only the attack can know, iterations
+    and stop reasons, and the counts of queries are guarded by checksums alone.
+    """
+
+    def command() -> int:
+        from bench import registry
+        from bench.finished import read_run
+        from bench.plugin import DataSettings
+        from bench.store import default_cache
+        from bench.verification import recorded_device, verify
+        from leaderboard.inspection import show_verification
+        from leaderboard.markdown import render
+
+        registry.load_plugins(plugin)
+        run = read_run(run_folder)
+        asked = recorded_device(run_folder) if device == "auto" else device
+        chosen = _device("auto" if asked == "cuda" and device == "auto" else asked)
+        data = DataSettings(data_dir, default_cache().absolute(), offline)
+        found = verify(run_folder, render, chosen, data)
+        show_verification(run, found)
+        return 1 if found.differences else 0
+
+    _guard(command, debug)
+
+
+@app.command("explain")
+def explain_command(
+    run_folder: Run,
+    cell: Annotated[str, typer.Argument(help="The id of a cell, or how it begins.")],
+    debug: Debug = False,
+) -> None:
+    """Show a cell: outcome, key document, metrics, flags, records, the command to repeat it."""
+
+    def command() -> int:
+        from bench.finished import read_run
+        from leaderboard.inspection import show_cell
+
+        run = read_run(run_folder)
+        show_cell(run, run.cell(cell))
+        return 0
+
+    _guard(command, debug)
+
+
+@app.command("diff")
+def diff_command(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A results folder.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
+    debug: Debug = False,
+) -> None:
+    """List every number that changed between two runs, and the key fields that explain it.
+
+    Exit status 1 where a number changed and nothing that is recorded did.
+    """
+
+    def command() -> int:
+        from bench.comparison import compare_runs
+        from bench.finished import read_run
+        from leaderboard.inspection import show_comparison
+
+        compared = compare_runs(read_run(first), read_run(second))
+        show_comparison(compared)
+        return 1 if any(pair.failure for pair in compared.pairs) else 0
+
+    _guard(command, debug)
+
+
+def _param(item: str) -> tuple[str, Any]:
+    import tomllib
+
+    name, _, value = item.partition("=")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value.strip()  # text without its quotes
 
 
 def _guard(command: Callable[[], int], debug: bool) -> None:
     """Run ``command`` and exit with its status; a user's mistake is one message, no traceback."""
     try:
         status = command()
-    except UserError as error:
+    except BrokenPipeError:
+        raise  # `python -m bench list | head`
+    except (UserError, DamagedError, OSError) as error:
         if debug:
             traceback.print_exc()
-        typer.secho(f"error: {error}", err=True, fg="red")
+        typer.secho(f"error: {plain(str(error))}", err=True, fg="red")
         status = 2
     except KeyboardInterrupt:
         typer.secho(

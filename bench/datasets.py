@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import zipfile
+import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -224,13 +226,13 @@ class Cifar10(_Downloadable):
 
 @dataclass(frozen=True)
 class Arrays(DataSource):
-    """A user's own ``.npz`` with x_train, y_train, x_test, y_test.
+    """A user's own ``.npz`` (``path``) with x_train, y_train, x_test, y_test.
 
     Inputs: (n, *shape), uint8 or floating in [0, 1]; labels: (n,) integers from 0. The last
     ``validation`` fraction of the training rows becomes the validation split.
     """
 
-    path: str = ""
+    path: str
     validation: float = 0.1
 
     def __post_init__(self) -> None:
@@ -242,9 +244,10 @@ class Arrays(DataSource):
     def load(self, settings: DataSettings) -> Dataset:
         """Load and check the arrays; raises UserError that names the file and the array."""
         try:
-            with np.load(self.path, allow_pickle=False) as archive:
+            # Opened here, for numpy leaves the file open where it is no archive.
+            with Path(self.path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{self.path}: cannot be read as .npz: {error}") from error
         for part in ("train", "test"):
             _check_arrays(self.path, arrays, part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from bench.measure import (
     predict,
 )
 from bench.plugin import Attack, AttackContext, Perturbation
-from bench.types import DataInfo, Targets
+from bench.types import DataInfo, Targets, ThreatModel
 
 NO_TARGET = -1
 
@@ -54,10 +54,17 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class _Attempts:
-    source: Tensor  # row of Sources
-    target: Tensor  # class, or NO_TARGET
-    attacked: Tensor  # False for a misclassified source
+class Attempts:
+    """Which sources are attacked at which targets, (attempts,) each.
+
+    ``clean``: logits (n, classes) of the sources; ``source``: a row of the sources; ``target``: a
+    class, or ``NO_TARGET``; ``attacked``: False for a source that the model misclassifies.
+    """
+
+    clean: Tensor
+    source: Tensor
+    target: Tensor
+    attacked: Tensor
 
 
 def attack_sources(
@@ -78,17 +85,19 @@ def attack_sources(
     subject = surrogate if surrogate is not None and attack.access == "gradients" else model
     rows = attempts.attacked
     target = attempts.target[rows] if attack.targeted else None
+    context = replace(context, sample_ids=sources.ids.to(x.device)[attempts.source[rows]])
     queries = _Queries()
     with queries.counted(subject):
         result = _perturb(attack, subject, x[rows], y[rows], target, context)
     x_adv = x.clone()
     x_adv[rows] = result.x_adv.detach()
-    records = _records(model, attack, sources, attempts, clean, x_adv, context.info)
+    threat = attack.threat(context.info.shape)
+    records = judge(model, threat, attack.targeted, sources, attempts, x_adv, context.info)
     _report(records, rows.cpu().numpy(), result)
     return Evidence(records, x_adv, queries.forwards, queries.backwards)
 
 
-def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: int) -> _Attempts:
+def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: int) -> Attempts:
     """Expand sources into attempts: (source, target), by source and then by target.
 
     ``clean``: logits (n, classes). Misclassified sources stay as one row that is not attacked.
@@ -102,7 +111,7 @@ def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: 
     attacked = correct[source]
     if targets == "untargeted":
         target = torch.full_like(target, NO_TARGET)
-    return _Attempts(source, target.masked_fill(~attacked, NO_TARGET), attacked)
+    return Attempts(clean, source, target.masked_fill(~attacked, NO_TARGET), attacked)
 
 
 def _wanted(clean: Tensor, labels: Tensor, targets: Targets, classes: int, seed: int) -> Tensor:
@@ -147,22 +156,22 @@ def _perturb(
     return result
 
 
-def _records(
-    model: nn.Module,
-    attack: Attack,
-    sources: Sources,
-    attempts: _Attempts,
-    clean: Tensor,
-    x_adv: Tensor,
-    info: DataInfo,
-) -> pd.DataFrame:
+def judge(
+    model: nn.Module, threat: ThreatModel, targeted: bool, sources: Sources, attempts: Attempts,
+    x_adv: Tensor, info: DataInfo,
+) -> pd.DataFrame:  # fmt: skip
+    """Query ``model`` again on every attempt's input and return the records.
+
+    ``x_adv``: (attempts, *shape). All columns but ``iterations`` and ``stop_reason``, which only
+    the attack can know. Raises ContractError where the model returns what it must not.
+    """
     logits = predict(model, x_adv, info.classes)
     measured = distances(sources.x[attempts.source], x_adv)
-    in_budget = measured.within(attack.threat(info.shape), info.shape)
+    in_budget = measured.within(threat, info.shape)
     valid = attempts.attacked & measured.in_box & in_budget & torch.isfinite(logits).all(dim=1)
     label = sources.y[attempts.source]
     misclassified = valid & (lead(logits, label) < 0)
-    if attack.targeted:
+    if targeted:
         success = valid & (lead(logits, attempts.target.clamp(min=0)) > 0)
     else:
         success = misclassified
@@ -171,9 +180,9 @@ def _records(
         "sample_id": sources.ids.to(source.device)[source],
         "label": label,
         "target": attempts.target,
-        "clean_prediction": clean.argmax(dim=1)[source],
+        "clean_prediction": attempts.clean.argmax(dim=1)[source],
         "adversarial_prediction": logits.argmax(dim=1),
-        "clean_confidence": confidence(clean)[source],
+        "clean_confidence": confidence(attempts.clean)[source],
         "adversarial_confidence": confidence(logits),
         "success": success,
         "misclassified": misclassified,

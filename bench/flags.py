@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.plugin import NOT_SUBMITTED
 from bench.types import Document, Flag, ThreatModel
 
 FEW_SOURCES = 60
@@ -14,7 +15,13 @@ NO_OP_SHARE = 0.1
 
 def cell_flags(summary: Document, probe: Document, threat: ThreatModel, classes: int) -> list[Flag]:
     """Return what is suspicious about one cell, given its metrics and its model's."""
-    found = [_invalid(summary), _no_op(summary, threat), _chance(probe, classes), _few(summary)]
+    found = [
+        _invalid(summary),
+        _no_op(summary, threat),
+        _not_submitted(summary),
+        _chance(probe, classes),
+        _few(summary),
+    ]
     return [flag for flag in found if flag is not None]
 
 
@@ -45,11 +52,23 @@ def _no_op(summary: Document, threat: ThreatModel) -> Flag | None:
     )  # fmt: skip
 
 
+def _not_submitted(summary: Document) -> Flag | None:
+    count, attempts = (summary["stop_reasons"] or {}).get(NOT_SUBMITTED, 0), summary["attempts"]
+    if not count:
+        return None
+    return Flag(
+        "not-submitted", "warning", count / attempts, 0.0,
+        f"{count} of {attempts} attempts have no submitted input and count as failures",
+        "submit an input for every attempt (sample_ids are indices in the test split), or read "
+        "the success rate as a lower bound",
+    )  # fmt: skip
+
+
 def _chance(probe: Document, classes: int) -> Flag | None:
     # Chance: not distinguishable from always naming one class. Twice 1/classes leaves room for
     # uneven classes and is far below any network that has learnt.
     threshold = min(2 / classes, 0.5 + 0.5 / classes)
-    accuracy = probe["accuracy"]
+    accuracy = probe.get("accuracy")  # none where the probe failed
     if accuracy is None or accuracy > threshold:
         return None
     return Flag(

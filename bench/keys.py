@@ -8,6 +8,7 @@ the hash of its weights. The documents are stored, so that one can see which fie
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bench import registry
@@ -16,9 +17,11 @@ from bench.execute import attack_sources
 from bench.fingerprint import digest, source_hash
 from bench.fit import fit
 from bench.measure import hashes
-from bench.plan import Node
+from bench.plan import Node, Plan
+from bench.plugin import Attack, Defense
 from bench.probes import probe
-from bench.types import Document
+from bench.store import file_hash
+from bench.types import Document, Spec, UserError
 
 DTYPE = "float32"
 
@@ -45,7 +48,12 @@ class Keys:
         source = self._source_of_fit(node)
         self._sources[node.id] = source
         required = {role: self.models[need] for role, need in node.needs.items()}
-        return {**self._common(node), "source": source, "required_weights": required}
+        return {
+            **self._common(node),
+            "source": source,
+            "required_weights": required,
+            **_files(plugin_of(node)),
+        }
 
     def _probe(self, node: Node) -> Document:
         return {
@@ -66,6 +74,7 @@ class Keys:
             "attack_source": source_hash(attack),
             "harness_source": source_hash(attack_sources),
             "samples": self._sample_document(None if sources == "all" else sources, seed),
+            **_files(plugin_of(node)),
         }
 
     def _common(self, node: Node) -> Document:
@@ -80,7 +89,8 @@ class Keys:
     def _source_of_fit(self, node: Node) -> str:
         defense: Any = registry.DEFENSES.get(node.document["defense"]["name"])
         network = registry.NETWORKS.get(node.document["network"]["name"])
-        return source_hash(fit, defense, network)
+        chosen: Any = registry.DEFENSES.make(_spec(node.document["defense"])).code()
+        return source_hash(fit, defense, network, *chosen)
 
     def _model(self, fit_id: str) -> Document:
         return {"fit": fit_id, "source": self._sources[fit_id], "weights": self.models[fit_id]}
@@ -95,3 +105,37 @@ class Keys:
                 "inputs": digest(hashes(chosen.x)),
             }
         return self._samples[count, seed]
+
+
+def check_files(plan: Plan) -> None:
+    """Raise UserError where a defense or an attack of ``plan`` names a file that is not there."""
+    for node in plan.nodes:
+        if node.kind != "probe":
+            _files(plugin_of(node))
+
+
+def plugin_of(node: Node) -> Defense | Attack:
+    """Return the defense of a fit, the attack of a cell."""
+    if node.kind == "cell":
+        return registry.ATTACKS.make(_spec(node.document["attack"]))
+    return registry.DEFENSES.make(_spec(node.document["defense"]))
+
+
+def _files(plugin: Defense | Attack) -> Document:
+    # Only where there are any: the keys of all other nodes stay what they were.
+    hashes = {str(path): _file_hash(plugin, path) for path in plugin.files()}
+    return {"files": hashes} if hashes else {}
+
+
+def _file_hash(plugin: Defense | Attack, path: Path) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:
+        raise UserError(
+            f"{type(plugin).__name__} needs the file {str(path)!r}, which cannot be read: "
+            f"{error.strerror}; a relative path starts at the current folder, {str(Path.cwd())!r}"
+        ) from error
+
+
+def _spec(document: Document) -> Spec:
+    return Spec(document["name"], document["params"])

@@ -38,7 +38,11 @@ class Standardise(nn.Module):
 
 @dataclass(frozen=True)
 class _Papernot(Network):
-    """conv, conv, pool, conv, conv, pool, dense, dense, softmax: Papernot et al. 2016, table I."""
+    """conv, conv, pool, conv, conv, pool, dense, dense, softmax: Papernot et al. 2016, table I.
+
+    ``narrow`` and ``wide``: filters of the first and second pair of convolutions; ``dense``: units
+    of the dense layers; ``dropout``: the rate after each of them, in [0, 1).
+    """
 
     narrow: int
     wide: int
@@ -101,6 +105,7 @@ class PapernotCifar10(_Papernot):
 class DigitsCnn(Network):
     """A small CNN for 8 × 8 images: conv 3 × 3, conv 3 × 3 twice as wide, pool, dense, dense.
 
+    ``width``: filters of the first convolution; ``dense``: units of the first dense layer.
     Unpadded, like Papernot's networks; the smallest that we found to learn at T = 100 too.
     """
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench import registry
-from bench.config import MatrixConfig
+from bench.config import MatrixConfig, parse_matrix
 from bench.fingerprint import digest
 from bench.plugin import Attack, Defense
 from bench.training import recipe
-from bench.types import Document, Spec
+from bench.types import Document, Spec, UserError
 
 Kind = Literal["fit", "probe", "cell"]
 
@@ -51,6 +51,24 @@ class Plan:
             for node in self.nodes
         ]
         return {"matrix": self.matrix.model_dump(mode="json"), "nodes": nodes}
+
+
+def read_plan(document: Document) -> Plan:
+    """Return the plan that ``Plan.document`` wrote; raises UserError where it is none."""
+    try:
+        nodes = tuple(Node(**item) for item in document["nodes"])
+        matrix = parse_matrix(document["matrix"], "plan.json")
+        shared = next(node.document for node in nodes if node.kind == "fit")
+        recipe_name = shared["recipe"]["name"]
+        return Plan(matrix, shared["dataset"], shared["network"], recipe_name, nodes)
+    except (KeyError, TypeError, StopIteration) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"plan.json is no plan that Retort wrote: {what}") from error
+
+
+def node_id(node: Node) -> str:
+    """Return the plan id of ``node``: the hash of its kind and document."""
+    return digest({"kind": node.kind, **node.document})[:16]
 
 
 def make_plan(matrix: MatrixConfig) -> Plan:
@@ -113,6 +131,6 @@ class _Builder:
         return self._add("fit", document, required)
 
     def _add(self, kind: Kind, document: Document, needs: Mapping[str, str]) -> str:
-        node = digest({"kind": kind, **document})[:16]
+        node = node_id(Node("", kind, document, needs))
         self.nodes.setdefault(node, Node(node, kind, document, needs))
         return node

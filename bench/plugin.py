@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -66,15 +66,23 @@ class FitContext:
 
 @dataclass(frozen=True)
 class AttackContext:
-    """What ``Attack.perturb`` may use: the data set's facts, a seed, the models it required."""
+    """What ``Attack.perturb`` may use: the data set's facts, a seed, the models it required.
+
+    ``sample_ids``: (batch,) int64, the index in the test split of each row passed to ``perturb``.
+    """
 
     info: DataInfo
     seed: int = 0
     fitted: Mapping[str, nn.Module] = field(default_factory=dict)
+    sample_ids: Tensor | None = field(default=None, compare=False)
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return a generator on ``device``, seeded by the run."""
         return torch.Generator(device).manual_seed(self.seed)
+
+
+NOT_SUBMITTED = "not_submitted"
+"""The stop reason of a row that nothing was tried on: its clean input is returned."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,14 @@ class Defense:
     def requires(self) -> Mapping[str, Defense | Spec]:
         """Name the defenses that must be fitted first, as ``{name: defense}``."""
         return {}
+
+    def files(self) -> Sequence[Path]:
+        """Name the files that ``fit`` reads: their SHA-256 is part of the fit's identity."""
+        return ()
+
+    def code(self) -> Sequence[Callable[..., Any]]:
+        """Name classes and functions that a parameter chose: their source is part of it too."""
+        return ()
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the untrained module: ``(batch, *shape)`` in [0, 1] to logits at T = 1."""
@@ -154,6 +170,10 @@ class Attack(ABC):
     def requires(self) -> Mapping[str, Defense | Spec]:
         """Name the source models that a transfer attack needs, as ``{name: defense}``."""
         return {}
+
+    def files(self) -> Sequence[Path]:
+        """Name the files that ``perturb`` reads: their SHA-256 is part of the cell's identity."""
+        return ()
 
     @abstractmethod
     def perturb(

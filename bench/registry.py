@@ -89,6 +89,15 @@ class Registry(Generic[T]):
             )
         self._entries[name] = Entry(name, origin, load)
 
+    def spoil(self, name: str, origin: str, error: UserError) -> None:
+        """Let selecting ``name`` raise ``error``: it is not valid, or two claim it."""
+
+        def load() -> type[T]:
+            raise error
+
+        self._classes.pop(name, None)
+        self._entries[name] = Entry(name, origin, load)
+
     def names(self) -> list[str]:
         """Return all registered names, sorted."""
         return sorted(self._entries)
@@ -107,7 +116,7 @@ class Registry(Generic[T]):
                 cls = entry.load()
             except UserError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise UserError(
                     f"{self.kind} {name!r} (from {entry.origin}) cannot be loaded: "
                     f"{type(error).__name__}: {error}"
@@ -260,7 +269,12 @@ def _load_entry_points() -> None:
     for kind, registry in REGISTRIES.items():
         for point in importlib.metadata.entry_points(group=f"retort.{kind}"):
             package = point.dist.name if point.dist else "an installed package"
-            registry.add(point.name, f"{package} ({point.value})", point.load)
+            origin = f"{package} ({point.value})"
+            try:
+                registry.add(point.name, origin, point.load)
+            except UserError as error:
+                # Installed by someone, perhaps for something else: it breaks who selects it.
+                registry.spoil(point.name, origin, error)
 
 
 def import_plugin(plugin: str) -> ModuleType:
@@ -270,13 +284,31 @@ def import_plugin(plugin: str) -> ModuleType:
     ``sys.path`` behind everything else, so that it may import its neighbours.
     """
     is_file = plugin.endswith(".py") or "/" in plugin
+    here = str(Path.cwd())
+    if not is_file and not {here, ""} & set(sys.path):
+        sys.path.append(here)  # as `python -m bench` has it, and the command `retort` has not
     try:
         return _import_file(Path(plugin).resolve()) if is_file else importlib.import_module(plugin)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {error}"
         raise UserError(f"plugin {plugin!r} cannot be imported: {what}") from error
+
+
+def find(reference: str) -> Any:
+    """Return what ``"package.module:name"`` or ``"file.py:name"`` names.
+
+    Raises UserError where the module cannot be imported or holds no such name.
+    """
+    source, _, name = reference.rpartition(":")
+    if not source or not name:
+        raise UserError(f"a reference is module:name or file.py:name, got {reference!r}")
+    module = import_plugin(source)
+    if not hasattr(module, name):
+        public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise UserError(f"{source!r} has no {name!r}: {nearest(name, public)}")
+    return getattr(module, name)
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -17,17 +17,16 @@ from bench.aggregate import (
 )
 from bench.fingerprint import digest, source_hash
 from bench.flags import cell_flags
+from bench.folder import RunFolder
 from bench.plan import Node, Plan
 from bench.store import (
-    DamagedError,
-    RunFolder,
     check,
     file_hash,
     read_json,
     read_records,
     write_json,
 )
-from bench.types import DataInfo, Document, Outcome, Spec, ThreatModel
+from bench.types import DamagedError, DataInfo, Document, Outcome, Spec, ThreatModel
 
 METRICS = (
     *("sources", "correct_sources", "attempts", "successes", "success_rate", "success_ci"),
@@ -45,9 +44,10 @@ def results(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
     It stands where it was made of the same records by the same code, and is undamaged.
     """
     path, note = folder.top("results.json"), folder.top("results-key.json")
+    code = source_hash(collect)
     key = digest(
         {
-            "code": source_hash(collect),
+            "code": code,
             "probes": [_files(folder.probe(node.id)) for node in plan.of("probe")],
             "cells": [[node.id, _files(folder.cell(node.id))] for node in plan.of("cell")],
         }
@@ -62,7 +62,7 @@ def results(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
         pass  # never made, or damaged: it is made of the records again
     rows = collect(plan, info, folder)
     write_json(path, rows)
-    write_json(note, {"key": key, "results": file_hash(path)})
+    write_json(note, {"key": key, "code": code, "results": file_hash(path)})
     return rows
 
 

@@ -13,11 +13,12 @@ from bench import registry
 from bench.datasets import Dataset
 from bench.executors import LocalExecutor
 from bench.fingerprint import digest
+from bench.folder import SCHEMA, RunFolder
 from bench.keys import Keys
 from bench.plan import Node, Plan
 from bench.plugin import Defense
-from bench.store import SCHEMA, DamagedError, RunFolder, check, read_json, write_json
-from bench.types import Document, Outcome, Spec, UserError
+from bench.store import STALE, check, locked, read_json, sweep, write_json
+from bench.types import DamagedError, Document, Outcome, Spec, UserError
 from bench.worker import Report, Settings, Task, make_defense
 
 Observer = Callable[[Node, Report, bool], None]
@@ -53,6 +54,8 @@ def execute(
     folder = RunFolder(settings.run)
     folder.prepare()
     with _exclusive(folder):
+        folder.sweep()
+        sweep(settings.cache / "fits", STALE)
         write_json(folder.top("plan.json"), {"schema": SCHEMA, **plan.document()})
         progress = Progress()
         keys = Keys(data, settings.device_class, progress.weights)
@@ -64,7 +67,7 @@ def execute(
 @contextmanager
 def _exclusive(folder: RunFolder) -> Iterator[None]:
     try:
-        with filelock.FileLock(folder.top(".lock"), timeout=0):
+        with locked(folder.top(".lock"), timeout=0):
             yield
     except filelock.Timeout as error:
         raise UserError(
@@ -81,6 +84,9 @@ class _Run:
     observer: Observer
     progress: Progress
     fresh: bool
+
+    def __post_init__(self) -> None:
+        self.fits = {node.id: node for node in self.plan.of("fit")}
 
     def drive(self) -> None:
         """Submit nodes as what they need is done, fits first, until none is left."""
@@ -111,7 +117,7 @@ class _Run:
             if outcome.status != "done":
                 self._finish(node, Report(Outcome("failed", f"its fit failed: {outcome.reason}")))
                 return None
-        if node.kind == "cell" and (reason := self._incompatible(node)):
+        if node.kind == "cell" and (reason := incompatible(self.fits, node)):
             self._finish(node, Report(Outcome("skipped", reason)))
             return None
         key = self.keys.of(node)
@@ -120,45 +126,62 @@ class _Run:
             return None
         return Task(node.id, node.kind, node.document, dict(node.needs), key)
 
-    def _incompatible(self, node: Node) -> str | None:
-        fit = next(item for item in self.plan.nodes if item.id == node.needs["model"])
-        defense = make_defense(fit.document)
-        attack = registry.ATTACKS.make(_spec(node.document["attack"]))
-        if reason := attack.unavailable():
-            return reason
-        adaptive = type(defense).surrogate is not Defense.surrogate
-        if attack.access == "gradients" and not defense.differentiable and not adaptive:
-            return "the attack needs gradients, and the defense declares none and no surrogate"
-        return None
-
     def _stands(self, node: Node, key: Document) -> bool:
         """Whether the folder holds this node's evidence, made of the same things, undamaged."""
         try:
             if node.kind == "fit":
                 document = read_json(self.folder.model(node.id))
                 check(self.folder.weights(node.id), document["weights"])
-                return bool(document["key"] == key)
+                return _made_of(document, key)
             path = (self.folder.probe if node.kind == "probe" else self.folder.cell)(node.id)
             document = read_json(path)
-            for name, checksum in document["files"].items():
-                check(path.with_suffix(SUFFIXES[name]), checksum)
-            return bool(document["evidence"] == digest(key))
+            for name in FILES[node.kind]:
+                check(path.with_suffix(SUFFIXES[name]), document["files"][name])
+            done = Outcome(**document["outcome"]).status == "done"
+            return done and _made_of(document, key)
         except (DamagedError, KeyError, TypeError):
             return False
+
+    def _put_aside(self, node: Node, outcome: Outcome) -> None:
+        """Say how a cell ended; an earlier document of a fit or a probe must not speak for it."""
+        if node.kind == "cell":
+            document = {"id": node.id, "outcome": asdict(outcome), "document": node.document}
+            write_json(self.folder.cell(node.id), document)
+            return
+        path = self.folder.model(node.id) if node.kind == "fit" else self.folder.probe(node.id)
+        path.unlink(missing_ok=True)
 
     def _finish(self, node: Node, report: Report, reused: bool = False) -> None:
         self.progress.outcomes[node.id] = report.outcome
         if report.outcome.status == "done" and node.kind == "fit":
             self.progress.weights[node.id] = read_json(self.folder.model(node.id))["weights"]
-        if report.outcome.status != "done" and node.kind == "cell":
-            document = {"id": node.id, "outcome": asdict(report.outcome), "document": node.document}
-            write_json(self.folder.cell(node.id), document)
+        if report.outcome.status != "done":
+            self._put_aside(node, report.outcome)
         if not reused and report.seconds:
             self.progress.seconds[node.id] = report.seconds
         if report.trace:
             self.progress.traces[node.id] = report.trace
         self.observer(node, report, reused)
 
+
+def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:
+    """Return why a cell is skipped, or None where its attack and its defense go together."""
+    defense = make_defense(fits[node.needs["model"]].document)
+    attack = registry.ATTACKS.make(_spec(node.document["attack"]))
+    if reason := attack.unavailable():
+        return reason
+    adaptive = type(defense).surrogate is not Defense.surrogate
+    if attack.access == "gradients" and not defense.differentiable and not adaptive:
+        return "the attack needs gradients, and the defense declares none and no surrogate"
+    return None
+
+
+def _made_of(document: Document, key: Document) -> bool:
+    return bool(digest(document["key"]) == document["evidence"] == digest(key))
+
+
+FILES = {"probe": ("records",), "cell": ("records", "inputs")}
+"""What lies beside the document of a node, by kind."""
 
 SUFFIXES = {"records": ".parquet", "inputs": ".safetensors"}
 

@@ -13,22 +13,19 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 from torch import Tensor
 
-from bench.types import Document, UserError
+from bench.types import DamagedError, UnwritableError
 
-SCHEMA = 1
-"""Version of the layout of a results folder; a newer one is refused."""
-
-
-class DamagedError(Exception):
-    """A file is not what its checksum says, or cannot be read."""
+STALE = 24 * 60 * 60
+"""Seconds after which a temporary file of the shared cache belongs to no living process."""
 
 
 def default_cache() -> Path:
@@ -42,19 +39,67 @@ def default_cache() -> Path:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes ``path`` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path that becomes ``path`` when the block ends without an error.
+
+    Raises UnwritableError, which names ``path``, where the disk is full or the folder read-only;
+    what stood there before still stands.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into an UnwritableError that names ``path``."""
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UnwritableError(f"{path} cannot be written: {reason}") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock file ``path``; the operating system frees a dead process's lock.
+
+    Raises filelock.Timeout after ``timeout`` seconds (negative: never), and UnwritableError where
+    the file cannot be made.
+    """
+    lock = filelock.FileLock(path, timeout=timeout)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise  # it is an OSError too
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UnwritableError(f"{path} cannot be written: {reason}") from error
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        lock.release()
+
+
+def sweep(folder: Path, age: float = 0.0) -> None:
+    """Remove temporary files that killed processes left in ``folder``, older than ``age`` seconds.
+
+    Only files named as ``atomic`` names them, and not those of folders below.
+    """
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):  # another process may sweep the same folder
+            if path.is_file() and time.time() - path.stat().st_mtime >= age:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -88,7 +133,8 @@ def read_records(path: Path, checksum: str | None = None) -> pd.DataFrame:
     """Read records; raises DamagedError where the file is torn or not what ``checksum`` says."""
     from pyarrow import parquet
 
-    check(path, checksum)
+    if checksum is not None:
+        check(path, checksum)
     try:
         # Files this small are read faster without threads.
         table = parquet.ParquetFile(path).read(use_threads=False)
@@ -100,6 +146,7 @@ def read_records(path: Path, checksum: str | None = None) -> pd.DataFrame:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors as safetensors; return the file's SHA-256."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic(path) as temporary:
@@ -107,7 +154,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         plain = {
             name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()
         }
-        save_file(plain, str(temporary))
+        try:
+            save_file(plain, str(temporary))
+        except SafetensorError as error:  # its own word for a full disk
+            raise UnwritableError(f"{path} cannot be written: {error}") from error
         return file_hash(temporary)
 
 
@@ -116,7 +166,8 @@ def read_tensors(path: Path, checksum: str | None = None) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    check(path, checksum)
+    if checksum is not None:
+        check(path, checksum)
     try:
         return load_file(str(path))
     except (OSError, SafetensorError) as error:
@@ -129,10 +180,10 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check(path: Path, checksum: str | None) -> None:
+def check(path: Path, checksum: object) -> None:
     """Raise DamagedError where ``path`` is missing or its SHA-256 is not ``checksum``."""
     try:
-        found = file_hash(path) if checksum is not None else None
+        found = file_hash(path)
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error}") from error
     if found != checksum:
@@ -147,56 +198,3 @@ def place(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The paths of one run's results."""
-
-    root: Path
-
-    def model(self, fit: str) -> Path:
-        """Document of a fit."""
-        return self.root / "models" / f"{fit}.json"
-
-    def weights(self, fit: str) -> Path:
-        """Weights of a fit."""
-        return self.root / "models" / f"{fit}.safetensors"
-
-    def probe(self, node: str) -> Path:
-        """Document of a probe; its rows lie beside it as Parquet."""
-        return self.root / "probes" / f"{node}.json"
-
-    def cell(self, node: str) -> Path:
-        """Document of a cell; its records and inputs lie beside it."""
-        return self.root / "cells" / f"{node}.json"
-
-    def top(self, name: str) -> Path:
-        """Document of the whole run."""
-        return self.root / name
-
-    def prepare(self) -> None:
-        """Create the folder; raises UserError where it is read-only or of a newer schema."""
-        plan = self.top("plan.json")
-        if plan.exists():
-            found = _schema(plan)
-            if found > SCHEMA:
-                raise UserError(
-                    f"{plan} is of schema version {found} and this Retort knows {SCHEMA}: "
-                    "upgrade Retort, or choose another --out"
-                )
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with atomic(self.top(".writable")):
-                pass
-            self.top(".writable").unlink()
-        except OSError as error:
-            raise UserError(f"results folder {self.root} cannot be written: {error}") from error
-
-
-def _schema(plan: Path) -> int:
-    try:
-        document: Document = read_json(plan)
-        return int(document["schema"])
-    except (DamagedError, KeyError, TypeError, ValueError):
-        return 0  # torn or foreign: it is written anew

@@ -113,3 +113,11 @@ class UserError(Exception):
 
     The message says what was given, what was expected, and the nearest valid choice.
     """
+
+
+class UnwritableError(UserError):
+    """A file cannot be written: a full disk, a read-only folder. The message names the file."""
+
+
+class DamagedError(Exception):
+    """A file is missing, cannot be read, or is not what its checksum says."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 from torch import nn
@@ -22,23 +21,24 @@ from bench.datasets import Dataset
 from bench.execute import Sources, attack_sources
 from bench.fingerprint import digest
 from bench.fit import build, derive_seed, fit
+from bench.folder import RunFolder
 from bench.measure import ContractError
 from bench.plan import Kind
 from bench.plugin import AttackContext, DataSettings, Defense
 from bench.probes import probe
 from bench.store import (
-    DamagedError,
-    RunFolder,
     check,
+    locked,
     place,
     read_json,
     read_tensors,
     write_json,
     write_records,
     write_tensors,
+    writing,
 )
 from bench.training import DivergedError, recipe
-from bench.types import Document, Outcome, Spec, UserError
+from bench.types import DamagedError, Document, Outcome, Spec, UserError
 
 
 @dataclass(frozen=True)
@@ -80,22 +80,29 @@ class Report:
 
 def initialise(settings: Settings) -> None:
     """Make this process a worker: one thread, no Ctrl-C, deterministic, output to a log."""
+    global _worker, _broken  # noqa: PLW0603 (one worker a process, made when the process starts)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends a run, not the terminal
-    _redirect(settings.run / "workers.log")
-    prepare_torch()
-    registry.load_plugins(settings.plugins)
-    global _worker  # noqa: PLW0603 (one worker a process, made when the process starts)
-    _worker = Worker(settings)
+    try:
+        with writing(settings.run / "workers.log"):
+            _redirect(settings.run / "workers.log")
+        prepare_torch()
+        registry.load_plugins(settings.plugins)
+        _worker = Worker(settings)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
+        # Kept for the first task: a process that dies here is replaced by one that dies here.
+        _broken = Report(Outcome("failed", f"its worker process cannot start: {reason_of(error)}"))
 
 
 _worker: Worker | None = None
+_broken: Report | None = None
 
 
 def prepare_torch() -> None:
     """One CPU thread, deterministic kernels, no TF32: the same numbers every time."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    # A warning in the log, not an error: on a GPU some plain layers have no deterministic backward.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     # A debugging aid of the deterministic mode: it fills every new tensor with NaN first.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -105,6 +112,8 @@ def prepare_torch() -> None:
 
 def run_task(task: Task) -> Report:
     """Run ``task`` in this worker process. An error of a plugin is a value: a failed outcome."""
+    if _broken is not None:
+        return _broken
     assert _worker is not None, "initialise was not called"
     return _worker.run(task)
 
@@ -137,6 +146,8 @@ class Worker:
         torch.manual_seed(seed)
         cached = False
         try:
+            for path, checksum in task.key.get("files", {}).items():
+                check(Path(path), checksum)  # as it was when the key was made
             if task.kind == "fit":
                 cached = self._fit(task)
             elif task.kind == "probe":
@@ -162,6 +173,12 @@ class Worker:
             self._data[name] = source.load(self.settings.data).to(self.device)
         return self._data[name]
 
+    def sources(self, document: Document, data: Dataset) -> Sources:
+        """Return the images that a cell of ``document`` attacks."""
+        count, seed = document["sources"], document["source_seed"]
+        ids = data.sources(None if count == "all" else count, seed).to(self.device)
+        return Sources(ids, data.test.x[ids], data.test.y[ids], seed)
+
     def _assemble(
         self, document: Document, weights: Mapping[str, torch.Tensor]
     ) -> tuple[Defense, nn.Module]:
@@ -178,9 +195,8 @@ class Worker:
 
     def _fit(self, task: Task) -> bool:
         stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
-        stored.parent.mkdir(parents=True, exist_ok=True)
         # One process learns, the others wait; the operating system frees a dead one's lock.
-        with filelock.FileLock(f"{stored}.lock"):
+        with locked(stored.with_name(f"{stored.name}.lock")):
             weights = _cached_weights(stored)
             cached = weights is not None
             if weights is None:
@@ -190,6 +206,7 @@ class Worker:
             "id": task.id,
             "outcome": asdict(Outcome("done")),
             "weights": weights,
+            "evidence": digest(task.key),
             "key": task.key,
         }
         write_json(self.folder.model(task.id), document)
@@ -228,10 +245,8 @@ class Worker:
         defense, model = self.load_model(task.needs["model"])
         data = self.data(self._fit_document(task)["dataset"])
         attack = registry.ATTACKS.make(_spec(task.document["attack"]))
-        count, seed = task.document["sources"], task.document["source_seed"]
-        ids = data.sources(None if count == "all" else count, seed).to(self.device)
-        sources = Sources(ids, data.test.x[ids], data.test.y[ids], seed)
-        context = AttackContext(data.info, seed, self._fitted(task.document["requires"]))
+        sources = self.sources(task.document, data)
+        context = AttackContext(data.info, sources.seed, self._fitted(task.document["requires"]))
         surrogate = defense.surrogate(model) if attack.access == "gradients" else None
         evidence = attack_sources(model, attack, sources, context, surrogate)
         path = self.folder.cell(task.id)

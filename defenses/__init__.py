@@ -6,4 +6,5 @@ INDEX = {
     "temperature_only": "defenses.distillation:TemperatureOnly",
     "label_smoothing": "defenses.label_smoothing:LabelSmoothing",
     "soft_label": "defenses.label_smoothing:SoftLabel",
+    "checkpoint": "defenses.checkpoint:Checkpoint",
 }

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bench.text import one_line
 from leaderboard.tables import (
     Row,
     extremes,
@@ -29,7 +30,7 @@ INTERVAL = re.compile(r"\\\[(-?[\d.]+, -?[\d.]+)\\\]")
 
 def escape(text: str) -> str:
     """Return ``text`` as one line of plain markdown: no markup, no HTML, no table cell break."""
-    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return SPECIAL.sub(r"\\\1", one_line(text))
 
 
 def table(frame: pd.DataFrame) -> str:

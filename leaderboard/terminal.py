@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import typer
@@ -15,25 +16,31 @@ from bench import registry
 from bench.config import load_matrix, matrix_names
 from bench.plan import Plan
 from bench.registry import REGISTRIES, nearest
+from bench.text import one_line, plain
 from bench.training import RECIPES
 from bench.types import Spec, UserError
 from leaderboard.tables import Row, labels, success_table, threat_tables, troubles
 
 
+def _say(text: str, **style: Any) -> None:
+    # The one door to the terminal: names and messages come from plugins and matrices.
+    typer.secho(plain(text), **style)
+
+
 def show_results(rows: Sequence[Row], folder: Path, traces: Sequence[str] = ()) -> None:
     """Print one table a threat model, then failures and flags, then where the files are."""
     for group in threat_tables(rows):
-        typer.secho(f"\n{group.title}: success rate", bold=True)
-        typer.echo(grid(success_table(group, brief=True)))
-    typer.echo("\n▲ highest and ▼ lowest success of a column; worst case: accuracy left on the")
-    typer.echo("sources when every stored input within norm and budget counts.")
+        _say(f"\n{group.title}: success rate", bold=True)
+        _say(grid(success_table(group, brief=True)))
+    _say("\n▲ highest and ▼ lowest success of a column; worst case: accuracy left on the")
+    _say("sources when every stored input within norm and budget counts.")
     _show_troubles(rows)
     for trace in traces:
-        typer.echo(trace)
+        _say(trace)
     shown = relative(folder)
-    typer.echo(f"\n{shown}/leaderboard.md  with intervals and denominators")
-    typer.echo(f"{shown}/results.json    one object a cell")
-    typer.echo(f"{shown}/cells/          a record and an input of every attempt")
+    _say(f"\n{shown}/leaderboard.md  with intervals and denominators")
+    _say(f"{shown}/results.json    one object a cell")
+    _say(f"{shown}/cells/          a record and an input of every attempt")
 
 
 def _show_troubles(rows: Sequence[Row]) -> None:
@@ -43,14 +50,14 @@ def _show_troubles(rows: Sequence[Row]) -> None:
     for row in troubles(rows):
         if row["status"] != "done":
             colour = "red" if row["status"] == "failed" else "yellow"
-            typer.secho(f"{row['status']}: {names[row['id']]}: {row['reason']}", fg=colour)
+            _say(f"{row['status']}: {names[row['id']]}: {row['reason']}", fg=colour)
         for flag in row["flags"]:
             if flag["severity"] != "info":
                 flags.setdefault((flag["id"], flag["advice"]), []).append(names[row["id"]])
     for (name, advice), cells in flags.items():
         more = f" and {len(cells) - 2} more" if len(cells) > 2 else ""
         where = ", ".join(cells[:2])
-        typer.secho(f"flag {name} in {len(cells)} cells: {where}{more}; {advice}", fg="yellow")
+        _say(f"flag {name} in {len(cells)} cells: {where}{more}; {advice}", fg="yellow")
 
 
 def show_plan(plan: Plan, classes: int, test: int, folder: Path) -> None:
@@ -62,13 +69,13 @@ def show_plan(plan: Plan, classes: int, test: int, folder: Path) -> None:
         spec = node.document["attack"]
         attack = registry.ATTACKS.make(Spec(spec["name"], spec["params"]))
         attempts += sources * (classes - 1 if attack.targets == "all" else 1)
-    typer.echo(f"matrix {matrix.name} on {plan.dataset['name']}, network {plan.network['name']}, "
+    _say(f"matrix {matrix.name} on {plan.dataset['name']}, network {plan.network['name']}, "
                f"recipe {plan.recipe}, seeds {matrix.seeds}")  # fmt: skip
     counts = {kind: len(plan.of(kind)) for kind in ("fit", "probe", "cell")}
-    typer.echo(f"{counts['fit']} fits, {counts['probe']} probes, {counts['cell']} cells, "
+    _say(f"{counts['fit']} fits, {counts['probe']} probes, {counts['cell']} cells, "
                f"at most {attempts:,} attempts on {sources} sources")  # fmt: skip
-    typer.echo(f"results in {relative(folder)}\n")
-    typer.echo(grid(pd.DataFrame([_fit_line(plan, node.id) for node in plan.of("fit")])))
+    _say(f"results in {relative(folder)}\n")
+    _say(grid(pd.DataFrame([_fit_line(plan, node.id) for node in plan.of("fit")])))
 
 
 def _fit_line(plan: Plan, fit: str) -> dict[str, object]:
@@ -97,8 +104,9 @@ def show_listing(what: str | None) -> None:
     tables["recipes"] = [(name, _parameters(vars(recipe))) for name, recipe in RECIPES.items()]
     if what is None or what in tables:
         for kind in [what] if what else tables:
-            typer.secho(f"{kind}", bold=True)
-            typer.echo(tabulate(tables[kind], tablefmt="plain") + "\n")
+            _say(f"{kind}", bold=True)
+            rows = [(one_line(name), one_line(about)) for name, about in tables[kind]]
+            _say(tabulate(rows, tablefmt="plain", disable_numparse=True) + "\n")
         return
     found = [kind for kind, rows in tables.items() if what in [name for name, _ in rows]]
     if not found:
@@ -122,22 +130,20 @@ def _names(kind: str) -> list[tuple[str, str]]:
 def _show_one(kind: str, name: str) -> None:
     if kind == "matrices":
         matrix = load_matrix(name)
-        typer.echo(f"{name}: {matrix.description}")
+        _say(f"{name}: {matrix.description}")
         for title, specs in (("defenses", matrix.defenses()), ("attacks", matrix.attacks())):
-            typer.secho(title, bold=True)
-            typer.echo("\n".join(f"  {s.name} {_parameters(dict(s.params))}" for s in specs))
+            _say(title, bold=True)
+            _say("\n".join(f"  {s.name} {_parameters(dict(s.params))}" for s in specs))
         return
     if kind == "recipes":
-        typer.echo(f"{name}: {_parameters(vars(RECIPES[name]))}")
+        _say(f"{name}: {_parameters(vars(RECIPES[name]))}")
         return
     cls = REGISTRIES[kind].get(name)
-    typer.secho(f"{name}  ({REGISTRIES[kind].origin(name)})", bold=True)
-    typer.echo(inspect.getdoc(cls) or "")
+    _say(f"{name}  ({REGISTRIES[kind].origin(name)})", bold=True)
+    _say(inspect.getdoc(cls) or "")
     fields = [(f.name, str(f.type), _default(f)) for f in dataclasses.fields(cls) if f.init]
     if fields:
-        typer.echo(
-            "\n" + tabulate(fields, headers=("parameter", "type", "default"), tablefmt="simple")
-        )
+        _say("\n" + tabulate(fields, headers=("parameter", "type", "default"), tablefmt="simple"))
 
 
 def _default(field: dataclasses.Field[object]) -> str:
@@ -154,8 +160,8 @@ def grid(frame: pd.DataFrame) -> str:
     """Return ``frame`` as a plain table, text left and figures right."""
     aligned = ["left", *["right"] * (len(frame.columns) - 1)]
     text: str = tabulate(
-        frame.astype(str).values.tolist(),
-        headers=[str(name) for name in frame.columns],
+        frame.astype(str).map(one_line).values.tolist(),
+        headers=[one_line(str(name)) for name in frame.columns],
         tablefmt="simple",
         colalign=aligned,
         disable_numparse=True,

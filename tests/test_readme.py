@@ -40,6 +40,30 @@ def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
     assert {row["defense_params"].get("sigma") for row in rows} == {None, 0.1, 0.3}
 
 
+def test_your_own_model_and_inputs_of_the_readme_run(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "my_models.py").write_text(
+        "from torch import nn\n\ndef build(info):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(info.features, info.classes))\n"
+    )
+    weights = {"1.weight": torch.eye(10, 64), "1.bias": torch.zeros(10)}
+    save_file(weights, tmp_path / "model.safetensors")
+    inputs = {"x_adv": torch.rand(300, 1, 8, 8), "sample_ids": torch.arange(300)}
+    save_file(inputs, tmp_path / "adv.safetensors")
+    (tmp_path / "own.toml").write_text("sources = 10\n" + block("toml", "own.toml"))
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "run", "--matrix", "own.toml", "--cache-dir", "cache"],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "runs" / "own-digits" / "results.json").read_text())
+    assert (row["defense"], row["attack"], row["status"]) == ("checkpoint", "submission", "done")
+    assert set(row["stop_reasons"]) == {"submitted"}
+    assert "invalid-output" in {flag["id"] for flag in row["flags"]}  # noise is no 0.1 away
+
+
 def test_the_three_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
     raw = load_digits()
     x = torch.tensor(raw.images / 16, dtype=torch.float32)[:, None]

@@ -199,8 +199,10 @@ def test_an_archive_that_is_none_or_lacks_an_array(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no array 'y_train'"):
         Arrays(str(tmp_path / "few.npz")).load(DataSettings())
     registry.load_plugins()
-    with pytest.raises(UserError, match="path must name"):
+    with pytest.raises(UserError, match="needs the parameter 'path'"):
         registry.DATASETS.make(Spec("arrays", {}))
+    with pytest.raises(UserError, match="path must name"):
+        registry.DATASETS.make(Spec("arrays", {"path": "mine.csv"}))
 
 
 @pytest.mark.skipif("RETORT_DATA" not in os.environ, reason="RETORT_DATA names no folder")

@@ -1,0 +1,155 @@
+"""The checks of an attack: what it returns, and what it leaves as it was."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.conformance.checks import Checks
+from bench.conformance.data import tiny_model
+from bench.conformance.models import fitted
+from bench.datasets import Dataset
+from bench.execute import Evidence, Sources, attack_sources, choose_attempts
+from bench.measure import predict
+from bench.plugin import Attack, AttackContext
+from bench.types import Access, Targets, ThreatModel
+
+SOURCES = 8
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """An attack with a model to attack, sources, and what a run would tell it."""
+
+    attack: Attack
+    model: nn.Module
+    sources: Sources
+    context: AttackContext
+
+    def evidence(self, rows: int = SOURCES) -> Evidence:
+        """Attack the first ``rows`` sources as a run does, seeded as a worker is."""
+        given = self.sources
+        chosen = Sources(given.ids[:rows], given.x[:rows], given.y[:rows], given.seed)
+        with torch.random.fork_rng(devices=[]):
+            seed_all(0)
+            # A copy: what the attack leaves behind must not hide what it does the next time.
+            return attack_sources(copy.deepcopy(self.model), self.attack, chosen, self.context)
+
+
+def seed_all(seed: int) -> None:
+    """Seed every global generator, as a worker does before a task."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def attack_checks(checks: Checks, attack: Attack, data: Dataset) -> None:
+    """Attack a small network as a run would, and look at what comes back."""
+    if not checks.run("threat model", lambda: _declared(attack, data)):
+        return
+    if reason := attack.unavailable():
+        checks.skip("behaviour", reason)
+        return
+    found: list[_Trial] = []
+    if not checks.run("requirements", lambda: found.append(_trial(attack, data))):
+        return
+    trial, done = found[0], list[Evidence]()
+    if not checks.run("output", lambda: done.append(trial.evidence())):
+        return
+    evidence = done[0]
+    rows = evidence.records[evidence.records["status"] == "attacked"]
+    limit = attack.threat(data.info.shape)
+    checks.run("box", lambda: _share(~rows["in_box"], "leave [0, 1] or are not finite"))
+    checks.run("budget", lambda: _share(~rows["in_budget"], f"exceed {limit}"))
+    checks.run("effect", lambda: _effect(rows["linf"]))
+    checks.run("access", lambda: _access(attack, evidence))
+    checks.run("same output", lambda: _same(evidence, trial.evidence()))
+    checks.run("a single row", lambda: _run(trial, 1))
+    checks.run("side effects", lambda: _side_effects(trial))
+
+
+def _declared(attack: Attack, data: Dataset) -> str | None:
+    threat = attack.threat(data.info.shape)
+    if not isinstance(threat, ThreatModel):
+        return f"threat returns {type(threat).__name__}"
+    if attack.targets not in get_args(Targets):
+        return f"targets is {attack.targets!r}, valid: {', '.join(get_args(Targets))}"
+    if attack.access not in get_args(Access):
+        return f"access is {attack.access!r}, valid: {', '.join(get_args(Access))}"
+    return None
+
+
+def _trial(attack: Attack, data: Dataset) -> _Trial:
+    required = {name: fitted(needed, data) for name, needed in attack.requires().items()}
+    ids = torch.arange(min(SOURCES, len(data.test)))
+    sources = Sources(ids, data.test.x[ids], data.test.y[ids])
+    context = AttackContext(data.info, 0, required)
+    return _Trial(attack, tiny_model(data), sources, context)
+
+
+def _share(broken: Any, what: str) -> str | None:
+    return f"{int(broken.sum())} of {len(broken)} outputs {what}" if broken.any() else None
+
+
+def _effect(linf: Any) -> str | None:
+    return None if (linf > 0).any() else "not one input is changed, on an undefended network"
+
+
+def _access(attack: Attack, evidence: Evidence) -> str | None:
+    if attack.access != "gradients" and evidence.backwards:
+        return f"it declares {attack.access!r} and takes gradients"
+    if attack.access == "transfer" and evidence.forwards:
+        return "it declares 'transfer' and queries the model"
+    return None
+
+
+def _same(first: Evidence, second: Evidence) -> str | None:
+    differing = int((first.x_adv != second.x_adv).flatten(1).any(dim=1).sum())
+    if differing:
+        return f"{differing} of {len(first.x_adv)} outputs differ in a second run"
+    return None
+
+
+def _run(trial: _Trial, rows: int) -> None:
+    trial.evidence(rows)
+
+
+def _side_effects(trial: _Trial) -> str | None:
+    attack, model, sources = trial.attack, copy.deepcopy(trial.model), trial.sources
+    clean = predict(model, sources.x, trial.context.info.classes)
+    attempts = choose_attempts(clean, sources, attack.targets, trial.context.info.classes)
+    rows = attempts.source[attempts.attacked]
+    target = attempts.target[attempts.attacked] if attack.targeted else None
+    given = [sources.x[rows], sources.y[rows], *([] if target is None else [target])]
+    kept = [tensor.clone() for tensor in given]
+    state, weights = _state(model), _weights(model)
+    seed_all(0)
+    context = replace(trial.context, sample_ids=sources.ids[rows])
+    attack.perturb(model, given[0], given[1], target, context)
+    for name, before, after in zip(("x", "y", "target"), kept, given, strict=False):
+        if not torch.equal(before, after) or after.requires_grad:
+            return f"perturb changes {name}"
+    if any(not torch.equal(weights[name], value) for name, value in model.state_dict().items()):
+        return "perturb changes the model's weights or buffers"
+    changed = [name for name, value in _state(model).items() if value != state[name]]
+    return f"perturb changes the model's {', '.join(changed)}" if changed else None
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def _state(model: nn.Module) -> dict[str, list[Any]]:
+    modules, parameters = list(model.modules()), list(model.parameters())
+    return {
+        "mode (train or eval)": [module.training for module in modules],
+        "requires_grad": [parameter.requires_grad for parameter in parameters],
+        "gradients (.grad)": [parameter.grad is None for parameter in parameters],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules],  # noqa: SLF001 (there is no other way to count them)
+    }

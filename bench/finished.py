@@ -1,0 +1,96 @@
+"""A finished run, read back from its folder alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.folder import RunFolder
+from bench.plan import Node, Plan, read_plan
+from bench.store import read_json
+from bench.types import DamagedError, Document, UserError
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run left: its plan, the rows of ``results.json``, what it ran on."""
+
+    folder: RunFolder
+    plan: Plan
+    rows: list[Document]
+    environment: Document
+
+    def cell(self, prefix: str) -> Node:
+        """Return the cell whose id is or begins with ``prefix``; raises UserError otherwise."""
+        cells = self.plan.of("cell")
+        found = [node for node in cells if node.id.startswith(prefix)]
+        if len(found) == 1:
+            return found[0]
+        shown = ", ".join(node.id for node in found or cells)
+        problem = "is ambiguous" if found else "is the id of no cell"
+        raise UserError(f"{prefix!r} {problem} of {self.folder.root}: valid: {shown}")
+
+    def row(self, node: Node) -> Document:
+        """Return the row of ``results.json`` that belongs to a cell, empty where it has none."""
+        return next((row for row in self.rows if row["id"] == node.id), {})
+
+    def fits(self) -> dict[str, Node]:
+        """Return the fits of the plan by id."""
+        return {node.id: node for node in self.plan.of("fit")}
+
+
+def read_run(root: Path) -> FinishedRun:
+    """Read a results folder.
+
+    Raises UserError where it is no finished run, is damaged at its top or of a newer schema.
+    """
+    folder = RunFolder(root.absolute())
+    folder.check_schema()
+    try:
+        plan = read_plan(_read(folder, "plan.json", dict))
+        rows = _read(folder, "results.json", list)
+        environment = _read(folder, "environment.json", dict)
+    except (DamagedError, UserError) as error:
+        raise UserError(f"{root} is no finished run: {error}") from error
+    if broken := [row for row in rows if not isinstance(row, dict) or "id" not in row]:
+        raise UserError(f"{root} is no finished run: results.json holds no row a cell: {broken[0]}")
+    return FinishedRun(folder, plan, rows, environment)
+
+
+def _read(folder: RunFolder, name: str, kind: type) -> Any:
+    document = read_json(folder.top(name))
+    if not isinstance(document, kind):
+        raise DamagedError(f"{folder.top(name)} holds no JSON {kind.__name__}")
+    return document
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of a JSON value by their dotted path; empty containers are leaves.
+
+    >>> flatten({"a": {"b": 1}, "c": [2, {}]})
+    {'a.b': 1, 'c.0': 2, 'c.1': {}}
+    """
+    if not isinstance(value, dict | list | tuple) or not value:
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    leaves: dict[str, Any] = {}
+    for key, item in items:
+        leaves.update(flatten(item, f"{path}.{key}" if path else str(key)))
+    return leaves
+
+
+def changes(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """Return the leaves in which two JSON values differ, by path; a missing one is ``absent``."""
+    left, right = flatten(old), flatten(new)
+    paths = [*left, *(path for path in right if path not in left)]
+    pairs = {path: (left.get(path, ABSENT), right.get(path, ABSENT)) for path in paths}
+    return {path: (a, b) for path, (a, b) in pairs.items() if not _same(a, b)}
+
+
+ABSENT = "absent"
+
+
+def _same(a: Any, b: Any) -> bool:
+    # true == 1 in Python, not in JSON.
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)

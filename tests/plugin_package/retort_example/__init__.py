@@ -1,0 +1,1 @@
+"""Plugins for Retort, found through their entry points."""
