@@ -29,9 +29,12 @@ Task = tuple[nn.Module, Tensor, Tensor]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Attacks run with one thread a process; so do their measurements."""
+    """Attacks run with one thread a process; so do their measurements.
+
+    `RETORT_BENCH_THREADS` measures with more, on a machine that does nothing else.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("RETORT_BENCH_THREADS", "1")))
     yield
     torch.set_num_threads(threads)
 
