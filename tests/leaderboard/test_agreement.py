@@ -56,7 +56,7 @@ def test_the_peer_is_done_or_skipped_and_never_silent(run: Path) -> None:
     installed = importlib.util.find_spec("torchattacks") is not None
     assert statuses == ({"done"} if installed else {"skipped"})
     if not installed:
-        assert "pip install 'retort-bench[peers]'" in (run / "leaderboard.md").read_text()
+        assert "torchattacks is not installed" in (run / "leaderboard.md").read_text()
 
 
 def test_the_page_has_a_line_and_a_remark_for_every_attack(run: Path) -> None:
