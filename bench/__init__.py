@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.cli import run
-    from bench.datasets import Dataset, Split
+    from bench.data import Dataset, Split
     from bench.evaluation import evaluate
     from bench.plugin import (
         Attack,
@@ -60,7 +60,7 @@ __all__ = [
 
 _HOMES = {
     "bench.cli": ("run",),
-    "bench.datasets": ("Dataset", "Split"),
+    "bench.data": ("Dataset", "Split"),
     "bench.evaluation": ("evaluate",),
     "bench.plugin": (
         "Attack", "AttackContext", "BuildContext", "DataSettings", "DataSource", "Defense",

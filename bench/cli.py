@@ -20,6 +20,7 @@ from bench.types import DamagedError, UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.options import RunOptions
     from bench.plan import Plan
     from bench.runner import Progress
     from bench.types import Document
@@ -32,26 +33,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a matrix is run; the fields are the options of ``python -m bench run``."""
-
-    dataset: str | None = None
-    network: str | None = None
-    recipe: str | None = None
-    out: Path | None = None
-    seeds: str | list[int] | None = None
-    sources: int | str | None = None
-    device: str = "auto"
-    workers: int | None = None
-    data_dir: Path | None = None
-    cache_dir: Path | None = None
-    offline: bool = False
-    plugin: tuple[str, ...] = ()
-    cell_timeout: float | None = None
-    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,8 +56,10 @@ def run(matrix: str | Path | dict[str, Any], **options: Any) -> pd.DataFrame:
     The same as ``python -m bench run --matrix``; ``options`` are the fields of ``RunOptions``.
     Raises UserError for a mistake in the matrix or the options.
     """
+    from bench.options import RunOptions
+
     if unknown := set(options) - set(RunOptions.__dataclass_fields__):
-        from bench.registry import nearest
+        from bench.text import nearest
 
         name = min(unknown)
         raise UserError(
@@ -89,117 +72,18 @@ def run_matrix(
     matrix: str | Path | dict[str, Any], options: RunOptions, watch: bool = False
 ) -> RunResult:
     """Plan and carry out a matrix, and write its folder; ``watch`` shows progress bars."""
-    from bench.datasets import Dataset
     from bench.executors import LocalExecutor, default_workers
     from bench.folder import RunFolder
+    from bench.options import prepare
     from bench.runner import execute
 
-    plan, settings, data = _prepare(matrix, options)
-    assert isinstance(data, Dataset)
+    plan, settings, data = prepare(matrix, options)
     workers = options.workers or default_workers(settings.device)
     pool = LocalExecutor(settings, workers, options.cell_timeout)
     with _observer(plan, watch) as observer, pool as executor:
         progress = execute(plan, data, settings, executor, observer, options.fresh)
     folder = RunFolder(settings.run)
     return RunResult(settings.run, _write(plan, data, folder, settings, progress), progress)
-
-
-def _prepare(
-    matrix: str | Path | dict[str, Any], options: RunOptions
-) -> tuple[Plan, Settings, Any]:
-    from bench import registry
-    from bench.keys import check_files
-    from bench.plugin import DataSettings
-    from bench.store import default_cache
-    from bench.types import Spec
-    from bench.worker import Settings
-
-    registry.load_plugins(options.plugin)
-    plan = plan_of(matrix, options)
-    cache = (options.cache_dir or default_cache()).absolute()
-    data_dir = options.data_dir.absolute() if options.data_dir else None
-    settings = Settings(
-        run=(options.out or Path("runs") / f"{plan.matrix.name}-{plan.dataset['name']}").absolute(),
-        cache=cache,
-        data=DataSettings(data_dir, cache, options.offline),
-        device=_device(options.device),
-        plugins=tuple(_absolute(item) for item in options.plugin),
-    )
-    source = registry.DATASETS.make(Spec(plan.dataset["name"], plan.dataset["params"]))
-    data = source.load(settings.data)
-    check_files(plan)
-    network = registry.NETWORKS.make(Spec(plan.network["name"], plan.network["params"]))
-    try:
-        network.build(data.info)
-    except ValueError as error:
-        raise UserError(f"network {plan.network['name']!r}: {error}") from error
-    if plan.matrix.sources != "all":
-        data.sources(plan.matrix.sources, plan.matrix.source_seed)
-    return plan, settings, data
-
-
-def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:
-    """Return the plan of a matrix with the options' overrides; plugins must be loaded."""
-    from bench.config import load_matrix, parse_matrix
-    from bench.plan import make_plan
-
-    overrides = {
-        "dataset": _dataset_table(options.dataset),
-        "network": options.network,
-        "recipe": options.recipe,
-        "seeds": _seeds(options.seeds),
-        "sources": _sources(options.sources),
-    }
-    overrides = {key: value for key, value in overrides.items() if value is not None}
-    if isinstance(matrix, dict):
-        return make_plan(parse_matrix({"name": "matrix", **matrix, **overrides}, "the matrix"))
-    return make_plan(load_matrix(matrix, overrides))
-
-
-def _dataset_table(name: str | None) -> dict[str, str] | None:
-    if name is None:
-        return None
-    if name.endswith(".npz"):
-        return {"name": "arrays", "path": str(Path(name).absolute())}
-    return {"name": name}
-
-
-def _seeds(seeds: str | list[int] | None) -> list[int] | None:
-    if not isinstance(seeds, str):
-        return seeds
-    try:
-        return [int(item) for item in seeds.split(",")]
-    except ValueError as error:
-        raise UserError(
-            f"--seeds takes whole numbers with commas, as in 0,1,2, got {seeds!r}"
-        ) from error
-
-
-def _sources(sources: int | str | None) -> int | str | None:
-    if sources is None or sources == "all" or isinstance(sources, int):
-        return sources
-    if not sources.isdecimal():
-        raise UserError(f"--sources takes a whole number or all, got {sources!r}")
-    return int(sources)
-
-
-def _absolute(plugin: str) -> str:
-    return str(Path(plugin).absolute()) if plugin.endswith(".py") or "/" in plugin else plugin
-
-
-def _device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise UserError(f"unknown device {device!r}: valid: auto, cpu, cuda, cuda:N")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device {device!r} was asked for and torch sees {torch.cuda.device_count()} GPUs"
-        )
-    return device
 
 
 def _observer(plan: Plan, watch: bool) -> Any:
@@ -284,6 +168,8 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
 
     The same command goes on where an interrupted run stopped.
     """
+    from bench.options import RunOptions
+
     options = RunOptions(
         dataset, network, recipe, out, seeds, sources, device, workers, data_dir, cache_dir,
         offline, tuple(plugin), cell_timeout, fresh,
@@ -301,9 +187,10 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
 
 
 def _dry_run(matrix: str, options: RunOptions) -> None:
+    from bench.options import prepare
     from leaderboard.terminal import show_plan
 
-    plan, settings, data = _prepare(matrix, options)
+    plan, settings, data = prepare(matrix, options)
     show_plan(plan, data.info.classes, len(data.test), settings.run)
 
 
@@ -333,10 +220,10 @@ def list_command(
     """List what can be named in a matrix; with a name, its parameters and their defaults."""
 
     def command() -> int:
-        from bench import registry
+        from bench import doors
         from leaderboard.terminal import show_listing
 
-        registry.load_plugins(plugin)
+        doors.load_plugins(plugin)
         show_listing(what)
         return 0
 
@@ -414,18 +301,19 @@ def verify_command(
     """
 
     def command() -> int:
-        from bench import registry
+        from bench import doors
         from bench.finished import read_run
+        from bench.options import choose_device
         from bench.plugin import DataSettings
         from bench.store import default_cache
         from bench.verification import recorded_device, verify
         from leaderboard.inspection import show_verification
         from leaderboard.markdown import render
 
-        registry.load_plugins(plugin)
+        doors.load_plugins(plugin)
         run = read_run(run_folder)
         asked = recorded_device(run_folder) if device == "auto" else device
-        chosen = _device("auto" if asked == "cuda" and device == "auto" else asked)
+        chosen = choose_device("auto" if asked == "cuda" and device == "auto" else asked)
         data = DataSettings(data_dir, default_cache().absolute(), offline)
         found = verify(run_folder, render, chosen, data)
         show_verification(run, found)

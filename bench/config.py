@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from bench.registry import nearest
+from bench.text import nearest
 from bench.types import Spec, UserError
 
 

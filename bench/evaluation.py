@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from bench import registry
+from bench import doors, registry
 from bench.aggregate import summarise, summarise_probe
-from bench.datasets import Split
+from bench.data import Split
 from bench.execute import Sources, attack_sources
 from bench.plugin import Attack, AttackContext
 from bench.probes import probe
@@ -40,7 +40,7 @@ def evaluate(
 
     Raises UserError for inputs that cannot be used; an attack that fails on this model raises.
     """
-    registry.load_plugins()
+    doors.load_plugins()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     test = _split(x, y, device)
     was_training = model.training

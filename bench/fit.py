@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from bench.datasets import Dataset
+from bench.data import Dataset
 from bench.plugin import Attack, BuildContext, Defense, FitContext, Network
 from bench.training import Recipe, train
 from bench.types import Spec

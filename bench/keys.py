@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.datasets import Dataset, Split
+from bench.data import Dataset, Split
 from bench.execute import attack_sources
 from bench.fingerprint import digest, source_hash
 from bench.fit import fit

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.types import Access, DataInfo, Spec, Targets, ThreatModel
 
 if TYPE_CHECKING:
-    from bench.datasets import Dataset, Split
+    from bench.data import Dataset, Split
     from bench.training import Recipe
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from bench.datasets import Split
+from bench.data import Split
 from bench.measure import confidence, predict
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 import filelock
 
 from bench import registry
-from bench.datasets import Dataset
+from bench.data import Dataset
 from bench.executors import LocalExecutor
 from bench.fingerprint import digest
 from bench.folder import SCHEMA, RunFolder

@@ -1,8 +1,10 @@
-"""Text from plugins, matrices and files, made fit to print: a name must not drive a terminal."""
+"""Words for people: text from plugins and files made fit to print, and the nearest valid name."""
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
 HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: controls, invisible formats (bidi too), surrogates, separators."""
@@ -28,3 +30,11 @@ def _shown(character: str) -> str:
     if character in "\n\t" or unicodedata.category(character) not in HARMFUL:
         return character
     return character.encode("unicode_escape").decode("ascii")
+
+
+def nearest(given: str, valid: Iterable[str]) -> str:
+    """Return ``valid`` as a sentence, led by the name nearest to ``given`` where one is near."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(given, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(names) or 'none'}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
-from bench.registry import nearest
+from bench.text import nearest
 from bench.types import UserError
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import registry
-from bench.datasets import Dataset
+from bench import doors, registry
+from bench.data import Dataset
 from bench.execute import Sources, attack_sources
 from bench.fingerprint import digest
 from bench.fit import build, derive_seed, fit
@@ -86,7 +86,7 @@ def initialise(settings: Settings) -> None:
         with writing(settings.run / "workers.log"):
             _redirect(settings.run / "workers.log")
         prepare_torch()
-        registry.load_plugins(settings.plugins)
+        doors.load_plugins(settings.plugins)
         _worker = Worker(settings)
     except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
         # Kept for the first task: a process that dies here is replaced by one that dies here.

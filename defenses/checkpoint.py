@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import registry
-from bench.datasets import Split
+from bench import doors, registry
+from bench.data import Split
 from bench.plugin import BuildContext, Defense, FitContext
 from bench.types import DataInfo, Spec, UserError
 
@@ -80,7 +80,7 @@ class Checkpoint(Defense):
 
 
 def _callable(reference: str) -> Callable[..., Any]:
-    found = registry.find(reference)
+    found = doors.find(reference)
     if not (inspect.isfunction(found) or inspect.isclass(found)):
         raise UserError(f"builder {reference!r} must be a function or a class, got {found!r}")
     return found

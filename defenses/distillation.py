@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.datasets import Split
+from bench.data import Split
 from bench.plugin import Defense, FitContext
 
 ROWS = 1024

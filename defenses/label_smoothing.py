@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
-from bench.datasets import Split
+from bench.data import Split
 from bench.plugin import Defense, FitContext
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bench.datasets import Split
+from bench.data import Split
 from bench.plugin import Defense, FitContext
 
 

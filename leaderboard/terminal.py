@@ -15,8 +15,8 @@ from tabulate import tabulate
 from bench import registry
 from bench.config import load_matrix, matrix_names
 from bench.plan import Plan
-from bench.registry import REGISTRIES, nearest
-from bench.text import one_line, plain
+from bench.registry import REGISTRIES
+from bench.text import nearest, one_line, plain
 from bench.training import RECIPES
 from bench.types import Spec, UserError
 from leaderboard.tables import Row, labels, success_table, threat_tables, troubles

@@ -43,8 +43,8 @@ def test_types_need_no_torch() -> None:
 
 def test_the_embedded_path_needs_neither_torchvision_nor_art() -> None:
     code = (
-        "import sys, bench; bench.evaluate; from bench import registry, cli;"
-        "registry.load_plugins();"
+        "import sys, bench; bench.evaluate; from bench import doors, registry, cli;"
+        "doors.load_plugins();"
         "registry.DATASETS.make(bench.Spec('digits')).load(bench.DataSettings());"
         "[registry.ATTACKS.get(name) for name in registry.ATTACKS.names()];"
         "import leaderboard.markdown, leaderboard.terminal;"

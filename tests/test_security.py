@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import registry
+from bench import doors, registry
 from bench.cli import app
 from bench.config import parse_matrix
 from bench.plugin import DataSettings
@@ -68,7 +68,7 @@ class HostileAttack(bench.Attack):
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    registry.load_plugins()
+    doors.load_plugins()
     for found in registry.REGISTRIES.values():
         monkeypatch.setattr(found, "_entries", dict(found._entries))
         monkeypatch.setattr(found, "_classes", dict(found._classes))
@@ -140,7 +140,7 @@ def test_listings_and_plans_show_hostile_text_as_text(
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_refused_with_a_printable_message(name: str) -> None:
-    registry.load_plugins()
+    doors.load_plugins()
     for found in registry.REGISTRIES.values():
         with pytest.raises(UserError) as caught:
             found.make(Spec(name))
@@ -195,7 +195,7 @@ def test_offline_forbids_every_download(
         (urllib.request, "urlopen"), (socket, "create_connection"), (socket, "getaddrinfo"),
     ):  # fmt: skip
         monkeypatch.setattr(holder, function, refuse)
-    registry.load_plugins()
+    doors.load_plugins()
     source = registry.DATASETS.make(Spec(name))
     with pytest.raises(UserError, match="--offline forbids"):
         source.load(DataSettings(tmp_path, offline=True))

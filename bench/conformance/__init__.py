@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench import registry
+from bench import doors, registry
 from bench.conformance.attacks import attack_checks
 from bench.conformance.checks import Check, Checks, contract_checks, subject_of
 from bench.conformance.data import dataset_checks, tiny_data, tiny_model
 from bench.conformance.models import defense_checks, network_checks
-from bench.datasets import Dataset
+from bench.data import Dataset
 from bench.types import UserError
 
 __all__ = [
@@ -66,7 +66,7 @@ def check_dataset(dataset: Any, params: Params = None, data: Dataset | None = No
 
 
 def _check(kind: str, given: Any, params: Params, data: Dataset | None) -> list[Check]:
-    registry.load_plugins()
+    doors.load_plugins()
     subject = subject_of(kind, given, params or {})
     checks = Checks(f"{registry.REGISTRIES[kind].kind} {subject.name}")
     plugin = contract_checks(checks, subject)
@@ -81,9 +81,9 @@ def check_plugins(plugin: str, params: Params = None) -> list[Check]:
     ``params``: values for parameters without a default, each given to the plugins that have it.
     Raises UserError where the file cannot be imported or registers nothing.
     """
-    registry.load_plugins()
+    doors.load_plugins()
     before = {kind: set(found.names()) for kind, found in registry.REGISTRIES.items()}
-    module = registry.import_plugin(plugin).__name__
+    module = doors.import_plugin(plugin).__name__
     subjects = [
         (kind, name)
         for kind, found in registry.REGISTRIES.items()

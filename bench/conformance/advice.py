@@ -66,7 +66,7 @@ ADVICE = {
         "weights, mode, gradients and hooks as they were"
     ),
     # Data sources
-    "load": "return a bench.Dataset, as bench.datasets.assemble makes it",
+    "load": "return a bench.Dataset, as bench.data.assemble makes it",
     "splits": (
         "give float32 inputs (n, *shape) in [0, 1] and int64 labels (n,) in [0, classes), as "
         "info says"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.conformance.checks import Checks
 from bench.conformance.data import tiny_model
 from bench.conformance.models import fitted
-from bench.datasets import Dataset
+from bench.data import Dataset
 from bench.execute import Evidence, Sources, attack_sources, choose_attempts
 from bench.measure import predict
 from bench.plugin import Attack, AttackContext

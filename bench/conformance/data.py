@@ -10,7 +10,7 @@ from torch import nn
 
 from bench import registry
 from bench.conformance.checks import Checks
-from bench.datasets import Dataset, Split, assemble
+from bench.data import Dataset, Split, assemble
 from bench.plugin import DataSettings, DataSource
 from bench.training import RECIPES, Recipe, train
 from bench.types import DataInfo, Spec, UserError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench import registry
 from bench.conformance.checks import Checks
 from bench.conformance.data import TINY
-from bench.datasets import Dataset
+from bench.data import Dataset
 from bench.fit import build, fit
 from bench.measure import ContractError, predict
 from bench.plugin import Defense, Network

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attacks.submission import Submission
-from bench import registry
+from bench import doors, registry
 from bench.aggregate import summarise
 from bench.conformance import check_attack, tiny_data
 from bench.execute import Sources, attack_sources
@@ -42,7 +42,7 @@ def judge(attack: Submission) -> pd.DataFrame:
 
 @pytest.fixture(autouse=True)
 def plugins() -> None:
-    registry.load_plugins()
+    doors.load_plugins()
 
 
 def test_each_row_reaches_its_own_sample(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench import conformance, registry
+from bench import conformance, doors, registry
 from bench.cli import app
 from bench.conformance import Check, check_attack, check_defense, check_plugins, tiny_data
 from bench.conformance.advice import ADVICE
@@ -143,7 +143,7 @@ def check_source(path: Path, text: str) -> list[Check]:
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone after it."""
-    registry.load_plugins()
+    doors.load_plugins()
     for found in registry.REGISTRIES.values():
         monkeypatch.setattr(found, "_entries", dict(found._entries))
         monkeypatch.setattr(found, "_classes", dict(found._classes))
@@ -254,7 +254,7 @@ def test_every_built_in_passes(kind: str, tmp_path: Path) -> None:
         },
         "torchattacks_jsma": {"gamma": 1 / 64},  # it goes over a budget that is no whole pair
     }  # fmt: skip
-    for name in importlib.import_module(registry.BUILT_IN[kind]).INDEX:
+    for name in importlib.import_module(doors.BUILT_IN[kind]).INDEX:
         checks = CHECKERS[kind](name, params.get(name))
         assert [str(check) for check in checks if check.failed] == []
         skipped = [check for check in checks if check.status == "not checked"]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench import registry
-from bench.datasets import Arrays, Cifar10, Dataset, Digits, Mnist
+from bench import doors, registry
+from bench.data import Dataset
+from bench.datasets import Arrays, Digits
+from bench.downloads import Cifar10, Mnist
 from bench.plugin import DataSettings
 from bench.types import Spec, UserError
 
@@ -198,7 +200,7 @@ def test_an_archive_that_is_none_or_lacks_an_array(tmp_path: Path) -> None:
     np.savez(tmp_path / "few.npz", x_train=np.zeros((3, 2)))
     with pytest.raises(UserError, match="no array 'y_train'"):
         Arrays(str(tmp_path / "few.npz")).load(DataSettings())
-    registry.load_plugins()
+    doors.load_plugins()
     with pytest.raises(UserError, match="needs the parameter 'path'"):
         registry.DATASETS.make(Spec("arrays", {}))
     with pytest.raises(UserError, match="path must name"):

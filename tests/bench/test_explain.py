@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import RunOptions, plan_of
 from bench.comparison import compare_runs
 from bench.config import load_matrix
 from bench.finished import changes, flatten, read_run
+from bench.options import RunOptions, plan_of
 from bench.repeat import repeat_command, to_toml
 from bench.store import read_json, write_json
 from tests.bench.conftest import options

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench import registry
+from bench import doors, registry
 from bench.networks import PapernotCifar10, PapernotMnist, Standardise
 from bench.types import DataInfo, Spec
 
-registry.load_plugins()
+doors.load_plugins()
 DIGITS = DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.4,))
 MNIST = DataInfo("mnist", (1, 28, 28), 10, (0.13,), (0.31,))
 CIFAR = DataInfo("cifar10", (3, 32, 32), 10, (0.49, 0.48, 0.45), (0.25, 0.24, 0.26))

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from bench import registry
+from bench import doors
 from bench.config import parse_matrix
 from bench.plan import Plan, make_plan
 from bench.types import UserError
 
-registry.load_plugins()
+doors.load_plugins()
 
 
 def plan(**changes: Any) -> Plan:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import registry
+from bench import doors, registry
 from bench.plugin import Defense
 from bench.registry import Registry
 from bench.types import Spec, UserError
@@ -93,7 +93,7 @@ def test_what_is_no_plugin_is_refused(toys: Registry[Defense]) -> None:
 
 
 def test_every_built_in_loads_and_makes_its_defaults() -> None:
-    registry.load_plugins()
+    doors.load_plugins()
     needs: Mapping[str, dict[str, Any]] = {
         "arrays": {"path": "a.npz"},
         "art": {"attack": "DeepFool"},
@@ -117,7 +117,7 @@ def test_a_plugin_file_may_import_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "plugin.py").write_text(
         "import neighbour_of_plugin\nfound = neighbour_of_plugin.VALUE\n"
     )
-    assert registry.import_plugin(str(tmp_path / "plugin.py")).found == 3
+    assert doors.import_plugin(str(tmp_path / "plugin.py")).found == 3
 
 
 @pytest.mark.parametrize(
@@ -129,5 +129,5 @@ def test_a_plugin_file_that_fails_is_named(tmp_path: Path, text: str | None, mes
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        registry.import_plugin(str(path))
+        doors.import_plugin(str(path))
     assert "bad_plugin.py" in str(caught.value)

@@ -17,7 +17,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.datasets import Digits, Mnist, Split
+from bench.data import Split
+from bench.datasets import Digits
+from bench.downloads import Mnist
 from bench.networks import PapernotMnist
 from bench.plugin import DataSettings
 from bench.training import Recipe, train

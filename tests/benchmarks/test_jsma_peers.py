@@ -60,13 +60,13 @@ def peer(attack: Attack, model: nn.Module, x: Tensor, target: Tensor) -> Callabl
 
 
 @pytest.mark.benchmark(group="peers")
+@pytest.mark.parametrize("batch_size", [128, 1])  # a good one, and ART's own default
 def test_beside_art_on_probabilities(
-    benchmark: Any, task: tuple[nn.Module, Tensor, Tensor]
+    benchmark: Any, task: tuple[nn.Module, Tensor, Tensor], batch_size: int
 ) -> None:
     model, x, target = task
-    art = Art.from_params(
-        attack="SaliencyMapMethod", output="probs", theta=1.0, gamma=GAMMA, targets="all"
-    )
+    table = {"attack": "SaliencyMapMethod", "output": "probs", "theta": 1.0, "gamma": GAMMA}
+    art = Art.from_params(**table, targets="all", batch_size=batch_size)
     ours = lambda: jsma(model, x, target, max_features=112, output="probs").x_adv  # noqa: E731
     compare(benchmark, ours, peer(art, model, x, target), model, target)
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import bench
-from bench import registry
+from bench import doors, registry
 from bench.config import parse_matrix
 from bench.conformance import check_defense, tiny_data, tiny_model
 from bench.conformance.models import fitted
@@ -50,7 +50,7 @@ CONSTANT = 3
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    registry.load_plugins()
+    doors.load_plugins()
     (tmp_path / "my models.py").write_text(BUILDERS)  # a path with a space is a path
     return tmp_path
 

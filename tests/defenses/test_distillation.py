@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from bench.datasets import Digits, Split
+from bench.data import Split
+from bench.datasets import Digits
 from bench.plugin import DataSettings, FitContext
 from bench.training import RECIPES
 from defenses.distillation import Distillation, TemperatureOnly, soften
