@@ -94,8 +94,13 @@ def test_the_table_of_the_readme_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "leaderboard" / "published").glob("*/")))
 def test_published_pages_regenerate_byte_for_byte(folder: Path) -> None:
+    from leaderboard.agreement import agreement
     from leaderboard.markdown import render
 
     rows = json.loads((folder / "results.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
     assert (folder / "leaderboard.md").read_text() == render(rows, environment)
+    if environment["matrix"].get("report") == "agreement":
+        seconds = json.loads((folder / "timings.json").read_text())
+        page = agreement(rows, environment, seconds)
+        assert (folder / "agreement.md").read_text() == page
