@@ -20,6 +20,7 @@ from attacks.art_call import Call, Queried, build, classifier_of, generate, keyw
 from attacks.art_table import AWAY, MAPPED, RESERVED, Goal, Mapped, mapped_names, row_of
 from bench.plugin import Attack, AttackContext, Perturbation
 from bench.types import Access, DataInfo, Norm, Targets, ThreatModel, Unit, UserError
+from bench.views import check_temperature, view
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Art(Attack):
     (``norm = "inf"`` for infinity; ``batch_size`` 128 where it does not change the attack).
     ``output``: give a class that sees gradients the logits, or probabilities, where its usual
     (in ``attacks.art_table``) is not wanted: JSMA-F is ``SaliencyMapMethod`` on ``probs``.
+    ``temperature`` divides the logits that it sees, as Carlini and Wagner 2016 did to attack a
+    distilled network (arXiv 1607.04311).
     ``threat_norm``, ``threat_budget``, ``threat_unit``: the threat model of a class that has no
     norm (``SpatialTransformation``, ``ShadowAttack``, ``Wasserstein``), and of no other.
 
@@ -41,6 +44,7 @@ class Art(Attack):
     attack: str
     targets: Targets = "untargeted"
     output: Literal["logits", "probs"] | None = None
+    temperature: float = 1.0
     threat_norm: Norm | None = None
     threat_budget: float | None = None
     threat_unit: Unit | None = None
@@ -81,6 +85,7 @@ class Art(Attack):
                 f"ART's {self.attack} cannot make {goal} attempts, "
                 f"got targets {self.targets!r}, expected {expected}"
             )
+        check_temperature(self.temperature)
         object.__setattr__(self, "params", _complete(self.attack, row, self.params))
         _check_threat(self, row)
         _check_values(self.attack, row, self.params, goal)
@@ -110,7 +115,8 @@ class Art(Attack):
     ) -> Perturbation:
         """Run ART on ``x`` (batch, *shape) in [0, 1]; what it returns is passed on unaltered."""
         call = Call(self.attack, self.params, output=self.output)
-        return Perturbation(generate(call, model, x, y, target, context))
+        seen, _ = view(model, x, "float32", self.temperature)
+        return Perturbation(generate(call, seen, x, y, target, context))
 
 
 def _complete(name: str, row: Mapped, params: Mapping[str, Any]) -> dict[str, Any]:

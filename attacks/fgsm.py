@@ -6,7 +6,6 @@ arXiv 1412.6572.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,23 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from attacks.art_call import Call, generate
+from attacks.ball import BallNorm, check_ball, project, steepest
+from attacks.jsma_model import at_rest
+from attacks.losses import LOSSES, log_odds_against
 from bench.plugin import Attack, AttackContext, Perturbation
 from bench.types import Targets, ThreatModel
+from bench.views import Precision, check_temperature, view
+
+ROWS = 128
+"""Rows a query."""
 
 
 class LogOddsLoss(nn.Module):
-    """Minus the log-odds of a class: log sum over j != y of exp z_j, minus z_y, summed over rows.
+    """``attacks.losses.log_odds_against`` as ART calls a loss: on one-hot labels, summed over rows.
 
-    Its gradient with respect to the logits is -1 for y and a softmax over the others. Where
-    cross-entropy multiplies it by 1 - F_y, which is 0 in float32 once F_y rounds to 1, nothing
-    cancels here. FGSM ascends it untargeted and descends it towards a target.
+    FGSM ascends it untargeted and descends it towards a target.
     """
 
     def forward(self, logits: Tensor, onehot: Tensor) -> Tensor:
         """Return the loss of ``logits`` (batch, classes) and ``onehot`` labels of that shape."""
-        chosen = onehot > 0
-        others = logits.masked_fill(chosen, -torch.inf).logsumexp(1)
-        return (others - logits[chosen]).sum()
+        return log_odds_against(logits, onehot.argmax(1)).sum()
 
 
 @dataclass(frozen=True)
@@ -40,28 +42,29 @@ class FGSM(Attack):
     ``norm``: ``linf`` or ``l2``. ``eps``: the budget in input units, in (0, 1] for linf and
     positive for l2. ``targets``: which attempts the runner makes; a targeted step goes down the
     target's loss. ``output``: what is differentiated, the cross-entropy of the ``deployed``
-    logits, or their ``log_odds``.
+    logits, or their ``log_odds``. ``precision`` and ``temperature`` attack the same weights
+    otherwise (``bench.views.View``): computed in float64, the logits divided by the temperature.
+    ART computes in float32, so a float64 gradient is taken here.
 
     Inputs are (batch, *shape) float32 in [0, 1]. Raises ``ValueError`` for a field out of range.
     """
 
     eps: float = 0.1
-    norm: Literal["linf", "l2"] = "linf"
+    norm: BallNorm = "linf"
     targets: Targets = "untargeted"
     output: Literal["deployed", "log_odds"] = "deployed"
+    precision: Precision = "float32"
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         for name, valid in {
-            "norm": ("linf", "l2"),
             "targets": ("untargeted", "all", "random", "runner-up"),
             "output": ("deployed", "log_odds"),
         }.items():
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name} must be one of {valid}, got {getattr(self, name)!r}")
-        if self.norm == "linf" and not 0 < self.eps <= 1:
-            raise ValueError(f"eps must be in (0, 1], got {self.eps!r}")
-        if not (math.isfinite(self.eps) and self.eps > 0):
-            raise ValueError(f"eps must be positive and finite, got {self.eps!r}")
+        check_ball(self.norm, self.eps)
+        check_temperature(self.temperature)
 
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the ball of radius ``eps``, whatever the ``shape``."""
@@ -71,8 +74,28 @@ class FGSM(Attack):
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
     ) -> Perturbation:
         """Take one step from ``x`` (batch, *shape), away from ``y`` or towards ``target``."""
-        params = {"eps": self.eps, "norm": "inf" if self.norm == "linf" else 2, "batch_size": 128}
-        loss = LogOddsLoss() if self.output == "log_odds" else None
-        call = Call("FastGradientMethod", params, loss)
-        x_adv = generate(call, model, x, y, target, context)
-        return Perturbation(x_adv, torch.ones_like(y))
+        seen, inputs = view(model, x, self.precision, self.temperature)
+        if self.precision == "float64":
+            x_adv = self._step(seen, inputs, y, target).to(x.dtype)
+        else:
+            params = {"eps": self.eps, "norm": "inf" if self.norm == "linf" else 2}
+            loss = LogOddsLoss() if self.output == "log_odds" else None
+            call = Call("FastGradientMethod", {**params, "batch_size": ROWS}, loss)
+            x_adv = generate(call, seen, x, y, target, context)
+        # Any gradient but zero moves a row: its sign, or its direction at length eps.
+        unmoved = (x_adv == x).flatten(1).all(dim=1).long()
+        return Perturbation(x_adv, torch.ones_like(y), zero_gradients=unmoved)
+
+    def _step(self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """Return ``x`` one step up the loss, in its own precision."""
+        moved = []
+        with torch.enable_grad(), at_rest(model):
+            for rows in torch.split(torch.arange(len(x), device=x.device), ROWS):
+                leaf = x[rows].clone().requires_grad_()
+                goal = None if target is None else target[rows]
+                loss = LOSSES[self.output](model(leaf), y[rows], goal)
+                (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+                flat = leaf.detach().flatten(1)
+                step = self.eps * steepest(gradient.flatten(1), self.norm)
+                moved.append(project(flat + step, flat, self.eps, self.norm))
+        return torch.cat(moved).view_as(x)

@@ -37,6 +37,7 @@ class JSMAResult:
     `x_adv`: the shape and dtype of x. `success`: bool, the goal holds with a strict margin.
     `features_changed`: int64, features (or pixels) of x_adv that differ from x.
     `iterations`: int64, steps taken. `stop_reason`: int8, codes of `StopReason`.
+    `zero_gradients`: int64, how often the target's gradient was exactly zero everywhere.
     """
 
     x_adv: Tensor
@@ -44,6 +45,7 @@ class JSMAResult:
     features_changed: Tensor
     iterations: Tensor
     stop_reason: Tensor
+    zero_gradients: Tensor
 
 
 def jsma(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
@@ -128,6 +130,7 @@ def _run(
     start = clean.flatten(1)
     x_adv = start.clone()
     steps = torch.zeros(batch, dtype=torch.int64, device=device)
+    zeros = torch.zeros_like(steps)
     stop_reason = torch.full((batch,), _RUNNING, dtype=torch.int8, device=device)
     rows = torch.arange(min(settings.chunk, batch), device=device)
     started = len(rows)
@@ -140,6 +143,7 @@ def _run(
         if bool((stop == _RUNNING).any()):
             picks = saliency.choose(x, leaf, logits, goal, movable)
             stuck = (stop == _RUNNING) & ~(picks.score > 0)
+            zeros[rows] += (stop == _RUNNING) & picks.flat
             stop = stop.masked_fill(stuck, StopReason.no_admissible_pair)
         stop_reason[rows] = stop
         going = (stop == _RUNNING).nonzero().squeeze(1)
@@ -153,7 +157,7 @@ def _run(
         started += joining
     changed = by_feature(x_adv != start, saliency.channels).any(dim=1).sum(dim=1)
     success = stop_reason == StopReason.reached
-    return JSMAResult(x_adv.view_as(clean), success, changed, steps, stop_reason)
+    return JSMAResult(x_adv.view_as(clean), success, changed, steps, stop_reason, zeros)
 
 
 def _judge(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from attacks.jsma import StopReason, jsma
 from bench.plugin import Attack, AttackContext, Perturbation
 from bench.types import Targets, ThreatModel, count_features
+from bench.views import Precision, check_temperature, view
 
 PAPER_GAMMA = 0.145
 """The largest distortion of Papernot et al. 2016: 112 of 784 features in whole pairs."""
@@ -25,7 +26,10 @@ class Jsma(Attack):
     differentiated. ``saliency``: which map chooses. ``both``: whether a feature may move either
     way. ``pixels``: whether pixels are counted and changed whole. ``chunk``: rows at a time.
     ``targets``: ``all``, ``random``, ``runner-up``; ``saliency = "maximal"`` is untargeted and
-    takes ``untargeted`` alone.
+    takes ``untargeted`` alone. ``precision`` and ``temperature`` attack the same weights otherwise
+    (``bench.views.View``): computed in float64, the logits divided by the temperature, as Carlini
+    and Wagner 2016 did (arXiv 1607.04311). ``adaptive = False`` differentiates the model as it is,
+    never a defense's surrogate.
     """
 
     theta: float = 1.0
@@ -39,6 +43,9 @@ class Jsma(Attack):
     pixels: bool = False
     targets: Targets = "all"
     chunk: int | None = None
+    precision: Precision = "float32"
+    temperature: float = 1.0
+    adaptive: bool = True
 
     def __post_init__(self) -> None:
         if self.gamma is None and self.max_features is None:
@@ -53,6 +60,7 @@ class Jsma(Attack):
             raise ValueError(f"max_features must be at least 1, got {self.max_features!r}")
         if not 0 < abs(self.theta) <= 1:
             raise ValueError(f"theta must be non-zero and in [-1, 1], got {self.theta!r}")
+        check_temperature(self.temperature)
         if (self.saliency == "maximal") != (self.targets == "untargeted"):
             raise ValueError(
                 'saliency = "maximal" goes with targets = "untargeted" and no other saliency does, '
@@ -69,9 +77,10 @@ class Jsma(Attack):
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
     ) -> Perturbation:
         """Run the attack on all rows."""
+        seen, inputs = view(model, x, self.precision, self.temperature)
         result = jsma(
-            model,
-            x,
+            seen,
+            inputs,
             y if target is None else target,
             theta=self.theta,
             gamma=self.gamma,
@@ -84,4 +93,5 @@ class Jsma(Attack):
         )
         names = {int(reason): reason.name for reason in StopReason}
         reasons = [names[code] for code in result.stop_reason.tolist()]
-        return Perturbation(result.x_adv, result.iterations, reasons)
+        x_adv = result.x_adv.to(x.dtype)
+        return Perturbation(x_adv, result.iterations, reasons, result.zero_gradients)

@@ -33,15 +33,19 @@ Movable = dict[float, Tensor]
 
 @dataclass(frozen=True)
 class Picks:
-    """`features`: (rows, k) int64; `score`: (rows,), positive if admissible; `sign`: (rows,)."""
+    """`features`: (rows, k) int64; `score`: (rows,), positive if admissible; `sign`: (rows,).
+
+    `flat`: (rows,) bool, every gradient that was looked at is exactly zero everywhere.
+    """
 
     features: Tensor
     score: Tensor
     sign: Tensor
+    flat: Tensor
 
     def at(self, rows: Tensor) -> Picks:
         """Return the picks of some rows."""
-        return Picks(self.features[rows], self.score[rows], self.sign[rows])
+        return Picks(self.features[rows], self.score[rows], self.sign[rows], self.flat[rows])
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,11 @@ class Saliency:
         `movable`: for each sign the entries that may still move that way, (rows, entries) bool.
         """
         picks = [
-            Picks(*self._pick(sign, x, alpha, beta, movable[sign]), torch.full_like(x[:, 0], sign))
+            Picks(
+                *self._pick(sign, x, alpha, beta, movable[sign]),
+                torch.full_like(x[:, 0], sign),
+                ~alpha.any(dim=1),
+            )
             for alpha, beta in self._terms(leaf, logits, target)
             for sign in self.signs
         ]
@@ -172,4 +180,5 @@ def _better(best: Picks, new: Picks) -> Picks:
         torch.where(wins[:, None], new.features, best.features),
         torch.where(wins, new.score, best.score),
         torch.where(wins, new.sign, best.sign),
+        best.flat & new.flat,
     )

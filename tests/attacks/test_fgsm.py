@@ -139,3 +139,52 @@ def test_threat_and_targets() -> None:
 def test_mistakes_are_named(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FGSM(**params)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_float64_is_the_same_step_where_float32_suffices(
+    norm: Literal["linf", "l2"], targeted: bool
+) -> None:
+    model, x, y, target = linear(3)
+    goal = target if targeted else None
+    single, double = (
+        FGSM(0.2, norm, precision=precision).perturb(model, x, y, goal, CONTEXT)
+        for precision in ("float32", "float64")
+    )
+    assert double.x_adv.dtype == torch.float32
+    assert torch.allclose(single.x_adv, double.x_adv, atol=1e-6)
+
+
+def led_by(lead: float) -> tuple[nn.Linear, Tensor, Tensor]:
+    """Return a linear model whose first class leads by about ``lead``, inputs and labels."""
+    model = nn.Linear(7, 4)
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(4, 7, generator=torch.Generator().manual_seed(0)))
+        model.bias.copy_(torch.tensor([lead, 0.0, 0.0, 0.0]))
+    return model, torch.full((3, 7), 0.5), torch.zeros(3, dtype=torch.int64)
+
+
+def test_float64_keeps_the_direction_that_float32_cancels() -> None:
+    # 1 - F_y is 0 in float32 and 1e-11 in float64: without it the label's own weights are lost.
+    model, x, y = led_by(25.0)
+    single, double, log_odds = (
+        attack.perturb(model, x, y, None, CONTEXT).x_adv
+        for attack in (FGSM(0.1), FGSM(0.1, precision="float64"), FGSM(0.1, output="log_odds"))
+    )
+    assert torch.allclose(double, log_odds, atol=1e-6)
+    assert not torch.allclose(single, log_odds, atol=1e-6)
+
+
+def test_a_gradient_of_exactly_zero_is_counted_and_a_temperature_brings_it_back() -> None:
+    model, x, y = led_by(120.0)
+    lost = FGSM(0.1).perturb(model, x, y, None, CONTEXT)
+    warm = FGSM(0.1, temperature=120.0).perturb(model, x, y, None, CONTEXT)
+    assert lost.zero_gradients is not None
+    assert warm.zero_gradients is not None
+    assert lost.zero_gradients.tolist() == [1, 1, 1]
+    assert torch.equal(lost.x_adv, x)
+    assert warm.zero_gradients.tolist() == [0, 0, 0]
+    assert (warm.x_adv != x).all()
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        FGSM(temperature=0.0)

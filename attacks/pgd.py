@@ -1,0 +1,226 @@
+"""Projected gradient descent in an L-infinity or L2 ball, in batches.
+
+Madry, Makelov, Schmidt, Tsipras, Vladu 2018, *Towards Deep Learning Models Resistant to
+Adversarial Attacks*, arXiv 1706.06083. What is climbed stands in ``attacks.losses``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.ball import (
+    BallNorm,
+    check_ball,
+    check_counts,
+    check_inputs,
+    default_chunk,
+    project,
+    random_point,
+    steepest,
+)
+from attacks.draws import row_streams
+from attacks.jsma_model import Layout, Model, at_rest, probe
+from attacks.losses import LOSSES, Output, check_classes, reached
+
+
+@dataclass(frozen=True)
+class PGDResult:
+    """One entry for each row of x, all on the device of x.
+
+    `x_adv`: the shape and dtype of x. `success`: bool, the goal holds with a strict margin.
+    `iterations`: int64, steps taken, all restarts together. `zero_gradients`: int64, how many of
+    the gradients were exactly zero (or NaN) everywhere: at most one a step.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    iterations: Tensor
+    zero_gradients: Tensor
+
+
+def pgd(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor | None = None,
+    *,
+    eps: float,
+    norm: BallNorm = "linf",
+    steps: int = 40,
+    step_size: float | None = None,
+    restarts: int = 1,
+    output: Output = "log_odds",
+    random_start: bool = True,
+    early_stop: bool = True,
+    seed: int = 0,
+    streams: Tensor | None = None,
+    chunk: int | None = None,
+) -> PGDResult:
+    """Climb a loss from x, inside the ball of radius eps and the box [0, 1].
+
+    Args:
+        model: maps (rows, *shape) to logits (rows, classes). An `nn.Module` runs in eval mode
+            with frozen weights; both are restored, and no `.grad` is touched, so the attack may be
+            called in the middle of a training step.
+        x: (batch, *shape), floating-point, in [0, 1].
+        y: (batch,) integers, the labels to leave.
+        target: (batch,) integers, the classes to reach instead.
+        eps: radius in input units, in (0, 1] for "linf", positive for "l2".
+        norm: "linf" steps along the sign of the gradient, "l2" along its direction.
+        steps: gradient steps of each restart.
+        step_size: length of a step, by default 2.5 eps / steps: enough to reach the boundary from
+            anywhere in the ball and to move along it (the paper's appendix, figure 6).
+        restarts: how often the attack runs; each run after the first attacks the rows that still
+            stand.
+        output: what is differentiated, a key of `attacks.losses.LOSSES`.
+        random_start: whether the first run, too, starts from a point uniform in the ball. If not,
+            it starts from x: then one step of length eps is the fast gradient method.
+        early_stop: whether a row leaves the batch as soon as the goal holds. If not, it climbs on
+            to the largest loss, as adversarial training and transfer want it.
+        seed: of the random starts; any integer.
+        streams: (batch,) integers, which random stream each row has, by default its position. The
+            starts depend on the seed, the restart and this alone: not on the batch.
+        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
+            by floating-point rounding.
+
+    Returns the first point of a row at which the goal holds; with `early_stop=False` the one of
+    the largest loss among those. Without any, the point of the largest loss that was visited. A
+    gradient that is missing, because the model detaches it or does not depend on its input, is a
+    zero gradient: the random starts still act. What the model raises is not caught.
+
+    Raises:
+        ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
+
+    """
+    check_ball(norm, eps)
+    check_climb(steps, step_size, restarts, output, chunk)
+    check_inputs(x, y, target, streams)
+    size = chunk or default_chunk(x)
+    length = 2.5 * eps / steps if step_size is None else step_size
+    with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
+        view = _View(model, x, y, target, output)
+        streams = row_streams(x, streams)
+        clean, point, state = view.clean, view.clean.clone(), _State.of(view.clean)
+        for restart in range(restarts):
+            rows = (~state.success).nonzero().squeeze(1)
+            if restart or random_start:
+                point[rows] = random_point(clean[rows], eps, norm, seed, restart, streams[rows])
+            else:
+                point[rows] = clean[rows]
+            for left in range(steps, -1, -1):  # after the last step there is only a look
+                for part in torch.split(rows, size):
+                    seen = view.look(point[part], part, gradient=left > 0)
+                    state.keep(part, point[part], seen)
+                    if seen.gradient is None:
+                        continue
+                    going = ~seen.reached if early_stop else torch.ones_like(seen.reached)
+                    moving, gradient = part[going], seen.gradient[going]
+                    state.count(moving, gradient)
+                    moved = point[moving] + length * steepest(gradient, norm)
+                    point[moving] = project(moved, clean[moving], eps, norm)
+                if early_stop:
+                    rows = rows[~state.success[rows]]
+    return PGDResult(state.best.view_as(x), state.success, state.iterations, state.zero_gradients)
+
+
+def check_climb(
+    steps: int, step_size: float | None, restarts: int, output: str, chunk: int | None
+) -> None:
+    """Raise ValueError where one of these parameters of `pgd` is out of range."""
+    check_counts(steps=steps, restarts=restarts, chunk=chunk)
+    if step_size is not None and not 0 < step_size < math.inf:
+        raise ValueError(f"step_size must be positive and finite, got {step_size!r}")
+    if output not in LOSSES:
+        raise ValueError(f"output must be one of {tuple(LOSSES)}, got {output!r}")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one query of some rows shows: loss, goal, and the gradient where it was asked for."""
+
+    loss: Tensor
+    reached: Tensor
+    gradient: Tensor | None
+
+
+@dataclass(frozen=True)
+class _State:
+    """The best point of each row so far, (rows, features), and what has been counted."""
+
+    best: Tensor
+    loss: Tensor
+    success: Tensor
+    iterations: Tensor
+    zero_gradients: Tensor
+
+    @classmethod
+    def of(cls, clean: Tensor) -> _State:
+        """Nothing is seen yet: any loss is better."""
+        zeros = clean.new_zeros(len(clean), dtype=torch.int64)
+        loss = clean.new_full((len(clean),), -torch.inf, dtype=torch.float64)
+        return cls(clean.clone(), loss, zeros.bool(), zeros, zeros.clone())
+
+    def keep(self, rows: Tensor, points: Tensor, seen: _Seen) -> None:
+        """Keep ``points`` where they beat the best: first by the goal, then by the loss."""
+        already, loss = self.success[rows], seen.loss.double()
+        better = (seen.reached & ~already) | ((seen.reached == already) & (loss > self.loss[rows]))
+        rows = rows[better]
+        self.best[rows] = points[better]
+        self.loss[rows] = loss[better]
+        self.success[rows] = seen.reached[better]
+
+    def count(self, rows: Tensor, gradient: Tensor) -> None:
+        """Count a step of ``rows``, and those among them whose gradient is zero everywhere."""
+        self.iterations[rows] += 1
+        self.zero_gradients[rows] += ~gradient.any(dim=1)
+
+
+class _View:
+    """The model and the goals of all rows; a query names the rows that it asks for."""
+
+    def __init__(
+        self, model: Model, x: Tensor, y: Tensor, target: Tensor | None, output: Output
+    ) -> None:
+        self.model = model
+        self.output = output
+        self.shape = x.shape[1:]
+        self.clean = x.detach().clone(memory_format=torch.contiguous_format).flatten(1)
+        self.y = _labels(y, x)
+        self.target = None if target is None else _labels(target, x)
+        goals = self.y if self.target is None else torch.cat((self.y, self.target))
+        self.layout: Layout = probe(model, self._shaped(self.clean), goals)
+
+    def look(self, points: Tensor, rows: Tensor, *, gradient: bool) -> _Seen:
+        """Query the model at ``points`` (rows, features), where ``rows`` stand."""
+        y, target = self.y[rows], None if self.target is None else self.target[rows]
+        leaf = self.layout(self._shaped(points)).requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            logits = self.model(leaf)
+            check_classes(self.output, logits.shape[1], targeted=target is not None)
+            # Under autocast a model answers in half precision, too coarse for losses and margins.
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss = LOSSES[self.output](logits, y, target)
+        return _Seen(
+            loss.detach(),
+            reached(logits.detach(), y, target),
+            _gradient(loss, leaf) if gradient else None,
+        )
+
+    def _shaped(self, points: Tensor) -> Tensor:
+        return points.reshape(len(points), *self.shape)
+
+
+def _labels(labels: Tensor, x: Tensor) -> Tensor:
+    return labels.detach().to(device=x.device, dtype=torch.int64, copy=True)
+
+
+def _gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """Return d loss / d leaf, (rows, features), NaN as 0; zeros where the model offers none."""
+    found = None
+    if loss.requires_grad:
+        (found,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
+    return torch.zeros_like(leaf).flatten(1) if found is None else found.flatten(1).nan_to_num()

@@ -1,0 +1,228 @@
+"""sigma-zero: gradient descent on a smooth stand-in for the L0 norm.
+
+Cinà, Villani, Pintor, Schönherr, Biggio, Pelillo 2025, "sigma-zero: Gradient-based Optimization
+of l0-norm Adversarial Examples", ICLR, arXiv 2402.01879, algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.jsma_model import Layout, Model, at_rest, probe
+from attacks.jsma_settings import check
+from bench.measure import lead
+
+BETAS = (0.9, 0.999)
+"""Decay of Adam's two moments: Kingma and Ba 2015, arXiv 1412.6980."""
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class SigmaZeroResult:
+    """One entry for each row of x, all on the device of x.
+
+    `x_adv`: the shape and dtype of x; the clean row where nothing succeeded. `success`: bool,
+    the goal holds with a strict margin (and within `max_features`). `features_changed`: int64.
+    `iterations`: int64, forward passes of the row. `zero_gradients`: int64, how many gradients
+    of its margin, taken where the goal was not reached, were zero (or NaN) everywhere.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    features_changed: Tensor
+    iterations: Tensor
+    zero_gradients: Tensor
+
+
+def sigma_zero(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor | None = None,
+    *,
+    max_features: int | None = None,
+    steps: int = 1000,
+    step_size: float = 1.0,
+    sigma: float = 1e-3,
+    tau: float = 0.3,
+    tau_step: float = 0.01,
+    chunk: int | None = None,
+) -> SigmaZeroResult:
+    """Find an adversarial of each row of x that differs in as few features as possible.
+
+    Each step descends max(margin, 0) + mean of d^2 / (d^2 + sigma) over the features of the
+    perturbation d, by Adam on the gradient divided by its largest entry; clips to the box; and
+    sets to zero the entries of d below tau, which grows while the row is adversarial and falls
+    while it is not. The margin is that of the logits, z_y - max z_j or max z_j - z_t, so that
+    no softmax underflows. The sparsest adversarial that was visited is kept.
+
+    Args:
+        model: maps (rows, *shape) to logits (rows, classes). An `nn.Module` runs in eval mode
+            with frozen weights; both are restored, and no `.grad` is touched.
+        x: (batch, *shape), floating-point, in [0, 1].
+        y: (batch,) integers, the class to leave; not looked at where there is a target.
+        target: (batch,) integers, the class to reach, or None.
+        max_features: a budget instead of the minimum norm: a row stops at an adversarial that
+            changes no more features, and returns its clean input if it finds none.
+        steps: forward passes of a row, at least 1; the paper's default.
+        step_size: the first step of Adam, eta_0, positive; cosine annealing takes it to a tenth.
+        sigma: of the stand-in, positive; the smaller, the closer to L0.
+        tau: the first threshold, in [0, 1].
+        tau_step: its change in units of the step size, in [0, 1].
+        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere; results depend on it
+            only by floating-point rounding.
+
+    A row stops early where no sparser adversarial is possible, at one feature or at none. A
+    model without a gradient (its logits are detached) counts as a zero gradient.
+
+    Raises:
+        ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
+
+    """
+    goal = y if target is None else target
+    # Without a budget all features may change.
+    limits = check(
+        x,
+        goal,
+        theta=1.0,
+        gamma=1.0 if max_features is None else None,
+        max_features=max_features,
+        output="log_odds",
+        saliency="single",
+        both=False,
+        pixels=False,
+        clip=(0.0, 1.0),
+        chunk=chunk,
+    )
+    descent = Descent(steps, step_size, sigma, tau, tau_step)
+    with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
+        clean = x.detach().clone().reshape(len(x), math.prod(x.shape[1:]))
+        goal = goal.detach().to(device=x.device, dtype=torch.int64, copy=True)
+        found = _Found(clean, max_features)
+        layout = probe(model, clean.view_as(x), goal)
+        for rows in torch.split(torch.arange(len(x), device=x.device), limits.chunk):
+            task = _Task(model, layout, x.shape[1:], targeted=target is not None)
+            _minimise(task, descent, clean, goal, rows, found)
+    success = found.features <= min(limits.max_steps, clean.shape[1])
+    x_adv = torch.where(success[:, None], found.x_adv, clean)
+    changed = torch.where(success, found.features, 0)
+    return SigmaZeroResult(x_adv.view_as(x), success, changed, found.steps, found.zero_gradients)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The settings of the descent, checked: the parameters of `sigma_zero`."""
+
+    steps: int = 1000
+    step_size: float = 1.0
+    sigma: float = 1e-3
+    tau: float = 0.3
+    tau_step: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        for name in ("step_size", "sigma"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        for name in ("tau", "tau_step"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
+    def rate(self, step: int) -> float:
+        """Return Adam's step size at `step`: cosine annealing to a tenth of the first."""
+        least = self.step_size / 10
+        wave = (1 + math.cos(math.pi * step / self.steps)) / 2
+        return least + (self.step_size - least) * wave
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The model and its goal."""
+
+    model: Model
+    layout: Layout
+    shape: torch.Size
+    targeted: bool
+
+    def query(self, x: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which rows reach the goal, and the margin's gradient (rows, d) of the others.
+
+        The gradient of a row at its goal is zero, and so is one that is NaN or does not exist.
+        """
+        leaf = self.layout(x.reshape(len(x), *self.shape)).requires_grad_()
+        logits = self.model(leaf)
+        margin = lead(logits, goal)
+        margin = -margin if self.targeted else margin
+        reached = margin.detach() < 0
+        if not margin.requires_grad or bool(reached.all()):
+            return reached, torch.zeros_like(x)
+        loss = margin.masked_fill(reached, 0).sum()
+        (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+        if gradient is None:
+            return reached, torch.zeros_like(x)
+        return reached, gradient.reshape(x.shape).nan_to_num(0, 0, 0)
+
+
+class _Found:
+    """What is known of each row of the batch: its sparsest adversarial, and what it cost."""
+
+    def __init__(self, clean: Tensor, max_features: int | None) -> None:
+        self.x_adv = clean.clone()
+        self.enough = max_features or 1
+        self.steps = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
+        self.zero_gradients = torch.zeros_like(self.steps)
+        self.features = torch.full_like(self.steps, clean.shape[1] + 1)  # none found
+
+    def update(self, rows: Tensor, x: Tensor, changed: Tensor, reached: Tensor) -> Tensor:
+        """Take the sparser adversarials of `rows`; return which rows go on."""
+        sparser = reached & (changed < self.features[rows])
+        better = rows[sparser]
+        self.x_adv[better], self.features[better] = x[sparser], changed[sparser]
+        self.steps[rows] += 1
+        return self.features[rows] > self.enough
+
+
+def _minimise(
+    task: _Task, descent: Descent, clean: Tensor, goal: Tensor, rows: Tensor, found: _Found
+) -> None:
+    """Run the descent on some rows of the batch: `clean` (batch, d), `goal` (batch,)."""
+    start, goal = clean[rows], goal[rows]
+    delta, first, second = (torch.zeros_like(start) for _ in range(3))
+    tau = start.new_full((len(rows), 1), descent.tau)
+    for step in range(descent.steps):
+        x = (start + delta).clamp_(0, 1)
+        reached, gradient = task.query(x, goal)
+        blind = ~reached & ~gradient.any(dim=1)
+        found.zero_gradients[rows] += blind
+        going = found.update(rows, x, (x != start).sum(dim=1), reached)
+        if not bool(going.all()):
+            rows, goal, reached = rows[going], goal[going], reached[going]
+            kept = (start, delta, first, second, tau, gradient)
+            start, delta, first, second, tau, gradient = (tensor[going] for tensor in kept)
+            if not len(rows):
+                return
+        gradient = _normalised(gradient + _slope(delta, descent.sigma))
+        rate = descent.rate(step)
+        first.lerp_(gradient, 1 - BETAS[0])
+        second.lerp_(gradient.square(), 1 - BETAS[1])
+        scale = (second / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(1e-8)
+        delta = delta - (first / scale).mul_(rate / (1 - BETAS[0] ** (step + 1)))
+        delta = (start + delta).clamp_(0, 1).sub_(start)
+        change = descent.tau_step * rate
+        tau = (tau + torch.where(reached, change, -change)[:, None]).clamp_(0, 1)
+        delta.masked_fill_(delta.abs() < tau, 0)
+
+
+def _slope(delta: Tensor, sigma: float) -> Tensor:
+    """Return the gradient of the mean over features of delta^2 / (delta^2 + sigma)."""
+    return (2 * sigma / delta.shape[1]) * delta / (delta.square() + sigma).square()
+
+
+def _normalised(gradient: Tensor) -> Tensor:
+    return gradient / gradient.abs().amax(dim=1, keepdim=True).clamp_min(TINY)

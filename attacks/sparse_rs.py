@@ -1,0 +1,316 @@
+"""Sparse-RS, its L0 version: random search for few features that leave a class.
+
+Croce, Andriushchenko, Singh, Flammarion, Hein 2022, "Sparse-RS: a versatile framework for
+query-efficient sparse black-box adversarial attacks", arXiv 2006.12834, algorithm 1 with the L0
+sampling distribution. It sees scores only: no gradient is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from attacks.draws import row_streams, uniform
+from attacks.jsma_model import Layout, Model, at_rest, probe
+from attacks.jsma_settings import check
+from bench.measure import lead
+
+SCHEDULE = (
+    (0, 1),
+    (50, 2),
+    (200, 4),
+    (500, 5),
+    (1000, 6),
+    (2000, 8),
+    (4000, 10),
+    (6000, 12),
+    (8000, 15),
+)
+"""Up to which query of 10,000 the share of exchanged features is alpha_init over what."""
+
+LAST_DIVISOR = 20
+BLOCK = 1 << 10
+"""Random numbers drawn at once for each row, at most: enough that calls do not count."""
+
+
+@dataclass(frozen=True)
+class SparseRSResult:
+    """One entry for each row of x, all on the device of x.
+
+    `x_adv`: the shape and dtype of x; where nothing succeeded, the input of least loss.
+    `success`: bool, the goal holds with a strict margin. `features_changed`: int64, features (or
+    pixels) of x_adv that differ from x. `queries`: int64, inputs of this row that the search
+    gave to the model.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    features_changed: Tensor
+    queries: Tensor
+
+
+def sparse_rs(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor | None = None,
+    *,
+    gamma: float | None = None,
+    max_features: int | None = None,
+    queries: int = 10_000,
+    alpha_init: float = 0.3,
+    pixels: bool = False,
+    seed: int = 0,
+    streams: Tensor | None = None,
+    chunk: int | None = None,
+) -> SparseRSResult:
+    """Change k features of each row of x, to corners of the box, until the goal is reached.
+
+    A row starts from k random features at random corners. Each query exchanges max(1, floor(
+    alpha k)) of them, alpha falling with the queries made, for as many others at new random
+    corners, and keeps the exchange if the loss falls: the margin z_y - max z_j (untargeted), or
+    the cross-entropy of the target. A corner may be the feature's own value, so that fewer than
+    k features differ.
+
+    Args:
+        model: maps (rows, *shape) to logits (rows, classes). An `nn.Module` runs in eval mode
+            with frozen weights; both are restored.
+        x: (batch, *shape), floating-point, in [0, 1].
+        y: (batch,) integers, the class to leave; not looked at where there is a target.
+        target: (batch,) integers, the class to reach, or None.
+        gamma: largest fraction of features, in (0, 1]: k = floor(gamma d + 1e-9).
+        max_features: k itself, instead. All features, if it exceeds their number.
+        queries: inputs of a row that are tried, the start included, at least 1. Two more of
+            the first row check the model.
+        alpha_init: alpha of the first exchanges, positive. The paper's L0 experiments take 0.3
+            untargeted and 0.1 targeted.
+        pixels: x is (batch, C, H, W); pixels are chosen and counted, and each channel of one
+            takes its own corner.
+        seed: of the random search.
+        streams: (batch,) integers: which random stream each row has, by default its position.
+            With one stream a row has the same search in every batch, up to floating-point
+            rounding of the model.
+        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere.
+
+    A row stops when the margin is strictly on the goal's side. Logits that are NaN are no
+    improvement.
+
+    Raises:
+        ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
+
+    """
+    goal = y if target is None else target
+    # JSMA with one feature a step bounds what is bounded here: its steps are features.
+    limits = check(
+        x,
+        goal,
+        theta=1.0,
+        gamma=gamma,
+        max_features=max_features,
+        output="log_odds",
+        saliency="single",
+        both=False,
+        pixels=pixels,
+        clip=(0.0, 1.0),
+        chunk=chunk,
+    )
+    batch = len(x)
+    _check_search(queries, alpha_init, streams, batch)
+    streams = row_streams(x, streams)
+    channels = limits.saliency.channels
+    goal = goal.detach().to(device=x.device, dtype=torch.int64)
+    if not batch:
+        return SparseRSResult(x.detach().clone(), goal.bool(), goal, goal.clone())
+    clean = x.detach().reshape(batch, channels, -1).clone()
+    found = [clean[:0], goal[:0].bool(), goal[:0]]
+    with torch.no_grad(), at_rest(model):
+        layout = probe(model, x.detach(), goal)
+        for rows in torch.split(torch.arange(batch, device=x.device), limits.chunk):
+            task = _Task(model, layout, x.shape[1:], targeted=target is not None)
+            search = _Search(queries, alpha_init, min(limits.max_steps, clean.shape[2]), seed)
+            done = _attack(task, search, clean[rows], goal[rows], streams[rows])
+            found = [torch.cat(pair) for pair in zip(found, done, strict=True)]
+    x_adv, success, spent = found
+    changed = (x_adv != clean).any(dim=1).sum(dim=1)
+    return SparseRSResult(x_adv.view_as(x), success, changed, spent)
+
+
+def share(query: int, queries: int, alpha_init: float) -> float:
+    """Return alpha of the `query`-th exchange of `queries`: the paper's schedule, rescaled."""
+    scaled = int(query / queries * 10_000)
+    divisor = next((by for bound, by in SCHEDULE if scaled <= bound), LAST_DIVISOR)
+    return alpha_init / divisor
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The settings of a search: `features` is k."""
+
+    queries: int
+    alpha_init: float
+    features: int
+    seed: int
+
+    def exchanged(self, query: int, free: int) -> int:
+        """Return how many features a query exchanges, with `free` ones to choose from."""
+        wanted = max(1, int(share(query, self.queries, self.alpha_init) * self.features))
+        return min(wanted, self.features, free or self.features)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The model and its goal."""
+
+    model: Model
+    layout: Layout
+    shape: torch.Size
+    targeted: bool
+
+    def judge(self, x: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss (rows,), infinite where it is NaN, and whether the goal is reached."""
+        logits = self.model(self.layout(x.reshape(len(x), *self.shape)))
+        margin = lead(logits, goal)
+        if not self.targeted:
+            return margin.nan_to_num(nan=torch.inf), margin < 0
+        loss = logits.logsumexp(dim=1) - logits.gather(1, goal[:, None]).squeeze(1)
+        return loss.nan_to_num(nan=torch.inf), margin > 0
+
+
+@dataclass(frozen=True)
+class _State:
+    """The best point of each row that goes on.
+
+    `row`: which row of the chunk it is. `x`: (rows, channels, features). `order`: (rows,
+    features), a permutation whose first k entries are the chosen features.
+    """
+
+    row: Tensor
+    x: Tensor
+    loss: Tensor
+    order: Tensor
+
+    def at(self, rows: Tensor) -> _State:
+        """Return some of the rows."""
+        return _State(self.row[rows], self.x[rows], self.loss[rows], self.order[rows])
+
+
+def _attack(
+    task: _Task, search: _Search, clean: Tensor, goal: Tensor, streams: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x_adv (rows, channels, features), success and the queries spent, of one chunk."""
+    rows, channels, features = clean.shape
+    k, widest = search.features, search.exchanged(1, features - search.features)
+    spent = torch.full_like(goal, search.queries)
+    success = torch.zeros_like(goal, dtype=torch.bool)
+    start = uniform(search.seed, 0, streams, k + channels * k)
+    order = torch.arange(features, device=clean.device).repeat(rows, 1)
+    _draw_first(order, start[:, :k])
+    x_adv = _put(clean, order[:, :k], _corners(start[:, k:], clean))
+    loss, reached = task.judge(x_adv, goal)
+    state = _State(torch.arange(rows, device=clean.device), x_adv.clone(), loss, order)
+    draws = _Draws(search.seed, streams, (2 + channels) * widest)
+    for query in range(1, search.queries + 1):
+        if bool(reached.any()):
+            done, going = state.at(reached), ~reached
+            x_adv[done.row] = done.x
+            spent[done.row], success[done.row] = query, True
+            state = state.at(going)
+            draws.keep(going)
+        if query == search.queries or not len(state.row):
+            break
+        count = search.exchanged(query, features - k)
+        state, reached = _exchange(task, state, clean, goal, draws.next(), (k, count, widest))
+    x_adv[state.row] = state.x
+    return x_adv, success, spent
+
+
+def _exchange(
+    task: _Task,
+    state: _State,
+    clean: Tensor,
+    goal: Tensor,
+    numbers: Tensor,
+    sizes: tuple[int, int, int],
+) -> tuple[_State, Tensor]:
+    """Try another set of features for each row; return what is kept, and which are done."""
+    k, count, widest = sizes
+    chosen, others = state.order[:, :k], state.order[:, k:]
+    if not others.shape[1]:  # all are chosen: the ones that leave come back at new corners
+        others = chosen
+    _draw_first(chosen, numbers[:, :count])
+    _draw_first(others, numbers[:, widest : widest + count])
+    leave, enter = chosen[:, :count].clone(), others[:, :count].clone()
+    own = clean[state.row]
+    tried = _put(state.x, leave, own.gather(2, _spread(leave, own)))
+    tried = _put(tried, enter, _corners(numbers[:, 2 * widest :], own)[:, :, :count])
+    loss, reached = task.judge(tried, goal[state.row])
+    better = (loss < state.loss) | reached
+    chosen[:, :count] = torch.where(better[:, None], enter, leave)
+    others[:, :count] = torch.where(better[:, None], leave, enter)
+    kept = replace(
+        state,
+        x=torch.where(better[:, None, None], tried, state.x),
+        loss=torch.where(better, loss, state.loss),
+    )
+    return kept, reached
+
+
+def _draw_first(order: Tensor, numbers: Tensor) -> None:
+    """Bring random entries of each row to its front: Fisher and Yates, as many as `numbers`."""
+    size = order.shape[1]
+    for place in range(numbers.shape[1]):
+        pick = place + (numbers[:, place, None] * (size - place)).long()
+        picked, first = order.gather(1, pick), order[:, place, None].clone()
+        order.scatter_(1, pick, first)
+        order[:, place, None] = picked
+
+
+def _corners(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return a corner of the box, 0 or 1, for each number: (rows, channels, any)."""
+    return (numbers < 0.5).to(like).view(len(like), like.shape[1], -1)
+
+
+def _put(x: Tensor, features: Tensor, values: Tensor) -> Tensor:
+    """Return x (rows, channels, features) with `values` at some features of each row."""
+    return x.scatter(2, _spread(features, x), values)
+
+
+def _spread(features: Tensor, x: Tensor) -> Tensor:
+    return features[:, None, :].expand(-1, x.shape[1], -1)
+
+
+class _Draws:
+    """The random numbers of each query, drawn for many queries at once."""
+
+    def __init__(self, seed: int, streams: Tensor, width: int) -> None:
+        self.seed, self.streams, self.width = seed, streams, width
+        self.steps = max(1, BLOCK // width)
+        self.drawn = 0
+        self.block = streams.new_empty((len(streams), 0))
+
+    def keep(self, going: Tensor) -> None:
+        """Forget the rows that are done."""
+        self.streams, self.block = self.streams[going], self.block[going]
+
+    def next(self) -> Tensor:
+        """Return (rows, width) numbers in (0, 1)."""
+        block, step = divmod(self.drawn, self.steps)
+        if step == 0:  # draw 0 is the start
+            numbers = uniform(self.seed, block + 1, self.streams, self.steps * self.width)
+            self.block = numbers.view(-1, self.steps, self.width)
+        self.drawn += 1
+        return self.block[:, step]
+
+
+def _check_search(queries: int, alpha_init: float, streams: Tensor | None, rows: int) -> None:
+    if queries < 1:
+        raise ValueError(f"queries must be at least 1, got {queries}")
+    if not 0 < alpha_init < float("inf"):
+        raise ValueError(f"alpha_init must be positive and finite, got {alpha_init}")
+    if streams is not None and (streams.is_floating_point() or streams.shape != (rows,)):
+        raise ValueError(
+            f"streams must be ({rows},) integers, one for each row of x, "
+            f"got {streams.dtype} of shape {tuple(streams.shape)}"
+        )
