@@ -2,9 +2,16 @@
 
 INDEX = {
     "undefended": "defenses.undefended:Undefended",
+    "twin": "defenses.undefended:Twin",
     "distillation": "defenses.distillation:Distillation",
     "temperature_only": "defenses.distillation:TemperatureOnly",
     "label_smoothing": "defenses.label_smoothing:LabelSmoothing",
     "soft_label": "defenses.label_smoothing:SoftLabel",
+    "adversarial_training": "defenses.adversarial_training:AdversarialTraining",
+    "trades": "defenses.trades:Trades",
+    "virtual_adversarial_training": "defenses.virtual_adversarial:VirtualAdversarialTraining",
+    "weight_decay": "defenses.controls:WeightDecay",
+    "gaussian_augmentation": "defenses.controls:GaussianAugmentation",
+    "dropout": "defenses.controls:Dropout",
     "checkpoint": "defenses.checkpoint:Checkpoint",
 }

@@ -6,7 +6,6 @@ trained at T on the teacher's probabilities at T; the student is deployed at T =
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from bench.data import Split
 from bench.plugin import Defense, FitContext
+from bench.views import check_temperature
 
 ROWS = 1024
 """Rows a query of the teacher: fixed, so that its labels sum in the same order every time."""
@@ -62,9 +62,3 @@ class Distillation(Defense):
             logits = torch.cat([teacher(rows) for rows in torch.split(train.x, ROWS)])
         labels = soften(logits, self.temperature)
         context.train(model, train.x, labels, temperature=self.temperature)
-
-
-def check_temperature(temperature: float) -> None:
-    """Raise ValueError unless ``temperature`` is positive and finite."""
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(f"temperature must be positive and finite, got {temperature!r}")

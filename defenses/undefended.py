@@ -17,3 +17,12 @@ class Undefended(Defense):
     def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
         """Train on the labels."""
         context.train(model, train.x, train.y)
+
+
+@dataclass(frozen=True)
+class Twin(Undefended):
+    """An undefended network with another seed: its weights and batches are its name's own.
+
+    A source of transferred inputs, and the control that says how far two networks differ by
+    chance. A run seeds each fit by its seed and the defense's name.
+    """
