@@ -16,8 +16,8 @@ Interval = tuple[float, float] | None
 Counts = npt.NDArray[Any]
 
 MEASURED = [
-    "sample_id", "success", "misclassified", "l0_features", "l2", "linf", "finite", "in_box",
-    "in_budget", "adversarial_confidence", "stop_reason",
+    "sample_id", "success", "misclassified", "l0_features", "l0_pixels", "l2", "linf", "finite",
+    "in_box", "in_budget", "adversarial_confidence", "stop_reason", "zero_gradients",
 ]  # fmt: skip
 """The columns of a record that metrics are made of."""
 
@@ -82,6 +82,7 @@ def summarise(records: pd.DataFrame, threat: ThreatModel, features: int) -> Docu
         **_feature_robustness(attacked, source, sources, threat, features),
         **_sizes(attacked[attacked["success"]]),
         "invalid": _count(~(attacked["finite"] & attacked["in_box"] & attacked["in_budget"])),
+        "zero_gradients": _total(attacked["zero_gradients"]),
         "no_op": _count((attacked["linf"] == 0) & ~attacked["success"]),
         "stop_reasons": _stop_reasons(attacked),
     }
@@ -112,6 +113,10 @@ def _feature_robustness(
 
 def _sizes(successful: pd.DataFrame) -> Document:
     return {
+        "features_mean": _mean(successful["l0_features"]),
+        "pixels_mean": _mean(successful["l0_pixels"]),
+        "l2_mean": _mean(successful["l2"]),
+        "linf_mean": _mean(successful["linf"]),
         "l2_success": _number(successful["l2"].median()),
         "linf_success": _number(successful["linf"].median()),
         "adversarial_confidence": _mean(successful["adversarial_confidence"]),
@@ -121,6 +126,15 @@ def _sizes(successful: pd.DataFrame) -> Document:
 def _stop_reasons(attacked: pd.DataFrame) -> dict[str, int] | None:
     counts = attacked["stop_reason"].value_counts()  # a missing reason is not counted
     return {str(name): int(counts[name]) for name in sorted(counts.index)} or None
+
+
+def relative_distance(
+    records: pd.DataFrame, threat: ThreatModel, shape: tuple[int, ...]
+) -> pd.Series:
+    """Return the distance of every record in the norm of ``threat`` and the unit of its budget."""
+    column = {"features": "l0_features", "pixels": "l0_pixels", "input": threat.norm}[threat.unit]
+    total = {"features": math.prod(shape), "pixels": math.prod(shape[1:]), "input": 1}[threat.unit]
+    return records[column] / total
 
 
 def worst_case(cells: list[pd.DataFrame], threat: ThreatModel, shape: tuple[int, ...]) -> Document:
@@ -133,9 +147,7 @@ def worst_case(cells: list[pd.DataFrame], threat: ThreatModel, shape: tuple[int,
     if threat.budget is None or not cells:
         return {"worst_case": None, "worst_case_ci": None}
     records = pd.concat(cells, ignore_index=True)
-    column = {"features": "l0_features", "pixels": "l0_pixels", "input": threat.norm}[threat.unit]
-    total = {"features": math.prod(shape), "pixels": math.prod(shape[1:]), "input": 1}[threat.unit]
-    within = records[column] / total <= threat.budget + TOLERANCE
+    within = relative_distance(records, threat, shape) <= threat.budget + TOLERANCE
     lost = (records["status"] == "misclassified") | (records["misclassified"] & within)
     sources = records["sample_id"].nunique()
     kept = sources - records.loc[lost, "sample_id"].nunique()
@@ -166,17 +178,128 @@ def summarise_probe(probe: pd.DataFrame) -> Document:
     """Return accuracy, confidence C(X), max logit and logit gap of a fitted model.
 
     ``confidence``: the mean of C(X), 0 where the prediction is wrong and the top probability
-    otherwise (Papernot et al. 2016, arXiv 1511.04508).
+    otherwise (Papernot et al. 2016, arXiv 1511.04508). All over the test split.
     """
-    correct = probe["prediction"] == probe["label"]
+    test = _split(probe, "test")
+    correct = test["prediction"] == test["label"]
     return {
         "accuracy": _mean(correct),
         "accuracy_ci": wilson(int(correct.sum()), len(correct)),
-        "confidence": _mean(probe["confidence"].where(correct, 0.0)),
-        "max_logit": _mean(probe["max_logit"]),
-        "logit_gap": _mean(probe["logit_gap"]),
-        "test_samples": len(probe),
+        "confidence": _mean(test["confidence"].where(correct, 0.0)),
+        "max_logit": _mean(test["max_logit"]),
+        "logit_gap": _mean(test["logit_gap"]),
+        "test_samples": len(test),
     }
+
+
+def _split(probe: pd.DataFrame, name: str) -> pd.DataFrame:
+    return probe[(probe["split"] == name).to_numpy()]
+
+
+BINS = 15
+"""Bins of the reliability curve, of equal width (Guo et al. 2017, arXiv 1706.04599)."""
+
+LARGE, TINY = -2.0, -40.0
+"""What (a) calls a large and a vanishing amplitude of the gradient, as base-10 logarithms."""
+
+EDGES = (-300, -200, -150, -100, -70, -50, -40, -35, -30, -25, -20, -15, -10, -5, -3, -2, -1, 0)
+"""Edges of the sensitivity histogram, base-10 logarithms: the paper's (PAPERS.md: recalled), and
+finer and lower ones; what lies below the first and above the last is counted too."""
+
+
+def summarise_model(probe: pd.DataFrame, sources: list[int]) -> Document:
+    """Return all that is said of one fitted model without an attack.
+
+    ``sources``: the sample ids that are attacked, on which ``gradients`` are judged.
+    """
+    test, train = _split(probe, "test"), _split(probe, "train")
+    accuracy = _mean(train["prediction"] == train["label"])
+    found = summarise_probe(probe)
+    gap = None if accuracy is None or found["accuracy"] is None else accuracy - found["accuracy"]
+    return {
+        **found,
+        "train_accuracy": accuracy,
+        "train_samples": len(train),
+        "generalisation_gap": gap,
+        "mean_abs_logit": _mean(test["mean_abs_logit"]),
+        "max_logit_ci": mean_interval(test["max_logit"]),
+        "logit_gap_ci": mean_interval(test["logit_gap"]),
+        "entropy": _mean(test["entropy"]),
+        "probabilities": _mean(test["sums_to_one"]),
+        **_calibration(test),
+        "sensitivity": _sensitivity(test),
+        "gradients": _gradients(test[test["sample_id"].isin(sources)]),
+    }
+
+
+def mean_interval(values: pd.Series) -> Interval:
+    """Return the 95 % interval of a mean over independent images (normal approximation)."""
+    kept = values[np.isfinite(values)]
+    if len(kept) < 2:
+        return None
+    mean, half = float(kept.mean()), 1.96 * float(kept.std(ddof=1)) / math.sqrt(len(kept))
+    return mean - half, mean + half
+
+
+def _calibration(test: pd.DataFrame) -> Document:
+    """Return the reliability curve and the expected calibration error (Guo et al. 2017)."""
+    top, correct = test["confidence"], test["prediction"] == test["label"]
+    edges = np.linspace(0, 1, BINS + 1)
+    bins = np.clip(np.digitize(top, edges, right=True) - 1, 0, BINS - 1)
+    curve, error = [], 0.0
+    for index in np.unique(bins):
+        inside = bins == index
+        confidence, accuracy = float(top[inside].mean()), float(correct[inside].mean())
+        error += abs(confidence - accuracy) * float(inside.mean())
+        curve.append(
+            {
+                "low": float(edges[index]),
+                "high": float(edges[index + 1]),
+                "samples": _count(pd.Series(inside)),
+                "confidence": _number(confidence),
+                "accuracy": accuracy,
+            }
+        )
+    return {"ece": _number(error) if len(test) else None, "reliability": curve}
+
+
+def _sensitivity(test: pd.DataFrame) -> Document | None:
+    """Return the histogram of the mean absolute input gradient, and what float32 makes of it."""
+    measured = test[test["sensitivity"].notna()]
+    if measured.empty:
+        return None
+    values = measured["sensitivity"].to_numpy()
+    edges = (-math.inf, *EDGES, math.inf)
+    counts = np.histogram(np.clip(values, -1e300, 1e300), bins=edges)[0]
+    norms = test["jacobian"].dropna()
+    return {
+        "samples": len(values),
+        "median_log10": _number(np.median(values)),
+        "edges_log10": list(EDGES),
+        "counts": [int(count) for count in counts],
+        "large": int((values > LARGE).sum()),
+        "tiny": int((values < TINY).sum()),
+        "float32_zero": int(measured["float32_zero"].sum()),
+        "jacobian_samples": len(norms),
+        "jacobian_median_log10": _number(norms.median()) if len(norms) else None,
+    }
+
+
+def _gradients(sources: pd.DataFrame) -> Document:
+    """Return the figures of VERDICT's flags on a model; None where they could not be measured."""
+    zero, cosine = sources["cross_entropy_zero"].dropna(), sources["gradient_cosine"].dropna()
+    return {
+        "sources": len(zero),
+        "zero_share": _mean(zero),
+        "zero_samples": _ids(sources, "cross_entropy_zero"),
+        "cosine_median": _number(cosine.median()) if len(cosine) else None,
+        "answers_differ": _mean(sources["answer_differs"].dropna()),
+        "answers_differ_samples": _ids(sources, "answer_differs"),
+    }
+
+
+def _ids(rows: pd.DataFrame, column: str) -> list[int]:
+    return [int(value) for value in rows.loc[rows[column] == 1, "sample_id"]]
 
 
 def _mean(values: pd.Series | Counts) -> float | None:
@@ -185,6 +308,10 @@ def _mean(values: pd.Series | Counts) -> float | None:
 
 def _count(values: pd.Series) -> int:
     return int(values.sum())
+
+
+def _total(values: pd.Series) -> int | None:
+    return int(values.sum()) if values.notna().any() else None
 
 
 def _number(value: Any) -> float | None:

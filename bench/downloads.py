@@ -48,6 +48,7 @@ class Mnist(_Downloadable):
 
     network: ClassVar[str] = "papernot-mnist"
     recipe: ClassVar[str] = "fast"
+    paper_recipe: ClassVar[str | None] = "papernot-mnist"
     folder: ClassVar[str] = "MNIST/raw"
     name: ClassVar[str] = "mnist"
     listing: ClassVar[str] = "MNIST"
@@ -83,6 +84,7 @@ class Cifar10(_Downloadable):
 
     network: ClassVar[str] = "papernot-cifar10"
     recipe: ClassVar[str] = "fast"
+    paper_recipe: ClassVar[str | None] = "papernot-cifar10"
     folder: ClassVar[str] = "cifar-10-batches-py"
 
     def resources(self, torchvision: Any) -> Sequence[tuple[str, str, list[str]]]:

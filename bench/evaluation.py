@@ -14,7 +14,7 @@ from bench.aggregate import summarise, summarise_probe
 from bench.data import Split
 from bench.execute import Sources, attack_sources
 from bench.plugin import Attack, AttackContext
-from bench.probes import probe
+from bench.probes import describe
 from bench.results import row
 from bench.types import DataInfo, Document, Outcome, Spec, UserError
 
@@ -48,7 +48,7 @@ def evaluate(
     try:
         classes = _classes(model, test)
         info = DataInfo(name, tuple(test.x.shape[1:]), classes, (0.0,), (1.0,))
-        clean = summarise_probe(probe(model, test, classes))
+        clean = summarise_probe(describe(model, test, classes))
         count = len(test) if sources is None else min(sources, len(test))
         chosen = Sources(torch.arange(count, device=device), test.x[:count], test.y[:count], seed)
         rows = [_evaluate(model, _attack(item), chosen, info, clean, seed) for item in attacks]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,13 @@ from bench.plugin import Attack, AttackContext, Perturbation
 from bench.types import DataInfo, Targets, ThreatModel
 
 NO_TARGET = -1
+
+REPORTED: dict[str, Literal["Int64", "string"]] = {
+    "iterations": "Int64",
+    "stop_reason": "string",
+    "zero_gradients": "Int64",
+}
+"""Columns of a record that the runner takes from the attack, and cannot measure itself."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,8 @@ def attack_sources(
     clean = predict(model, sources.x, context.info.classes)
     attempts = choose_attempts(clean, sources, attack.targets, context.info.classes)
     x, y = sources.x[attempts.source], sources.y[attempts.source]
-    subject = surrogate if surrogate is not None and attack.access == "gradients" else model
+    differentiates = attack.access == "gradients" and attack.adaptive
+    subject = surrogate if surrogate is not None and differentiates else model
     rows = attempts.attacked
     target = attempts.target[rows] if attack.targeted else None
     context = replace(context, sample_ids=sources.ids.to(x.device)[attempts.source[rows]])
@@ -150,7 +158,8 @@ def _perturb(
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or x_adv.dtype != x.dtype:
         got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv)
         raise ContractError(f"x_adv must be {tuple(x.shape)} {x.dtype}, got {got}")
-    for name, column in (("iterations", result.iterations), ("stop_reason", result.stop_reason)):
+    for name in REPORTED:
+        column = getattr(result, name)
         if column is not None and len(column) != len(x):
             raise ContractError(f"{name} must have {len(x)} entries, got {len(column)}")
     return result
@@ -204,13 +213,13 @@ def _distance_columns(measured: Distances) -> dict[str, Tensor]:
 
 
 def _report(records: pd.DataFrame, rows: np.ndarray, result: Perturbation) -> None:
-    # What only the attack can know: how long it ran and why it stopped.
-    records["iterations"] = pd.array([None] * len(records), dtype="Int64")
-    records["stop_reason"] = pd.array([None] * len(records), dtype="string")
-    if result.iterations is not None:
-        records.loc[rows, "iterations"] = result.iterations.cpu().numpy()
-    if result.stop_reason is not None:
-        records.loc[rows, "stop_reason"] = list(result.stop_reason)
+    # What only the attack can know: how long it ran, why it stopped, what it saw.
+    for name, dtype in REPORTED.items():
+        records[name] = pd.array([None] * len(records), dtype=dtype)
+        column = getattr(result, name)
+        if column is not None:
+            values = column.cpu().numpy() if isinstance(column, Tensor) else list(column)
+            records.loc[rows, name] = values
 
 
 class _Queries:

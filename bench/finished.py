@@ -9,17 +9,22 @@ from typing import Any
 from bench.folder import RunFolder
 from bench.plan import Node, Plan, read_plan
 from bench.store import read_json
-from bench.types import DamagedError, Document, UserError
+from bench.types import DamagedError, Document, Results, UserError
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a run left: its plan, the rows of ``results.json``, what it ran on."""
+    """What a run left: its plan, what its records came to, what it ran on."""
 
     folder: RunFolder
     plan: Plan
-    rows: list[Document]
+    results: Results
     environment: Document
+
+    @property
+    def rows(self) -> list[Document]:
+        """The rows of ``results.json``, one a cell."""
+        return self.results.cells
 
     def cell(self, prefix: str) -> Node:
         """Return the cell whose id is or begins with ``prefix``; raises UserError otherwise."""
@@ -49,13 +54,16 @@ def read_run(root: Path) -> FinishedRun:
     folder.check_schema()
     try:
         plan = read_plan(_read(folder, "plan.json", dict))
-        rows = _read(folder, "results.json", list)
+        results = Results(*(_read(folder, name, list) for name in Results.FILES))
         environment = _read(folder, "environment.json", dict)
     except (DamagedError, UserError) as error:
         raise UserError(f"{root} is no finished run: {error}") from error
-    if broken := [row for row in rows if not isinstance(row, dict) or "id" not in row]:
-        raise UserError(f"{root} is no finished run: results.json holds no row a cell: {broken[0]}")
-    return FinishedRun(folder, plan, rows, environment)
+    for name, rows in results.documents().items():
+        if broken := [row for row in rows if not isinstance(row, dict) or "id" not in row]:
+            raise UserError(
+                f"{root} is no finished run: {name} holds a row without id: {broken[0]}"
+            )
+    return FinishedRun(folder, plan, results, environment)
 
 
 def _read(folder: RunFolder, name: str, kind: type) -> Any:

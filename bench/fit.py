@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from bench.data import Dataset
+from bench.data import Dataset, Split
 from bench.plugin import Attack, BuildContext, Defense, FitContext, Network
-from bench.training import Recipe, train
+from bench.training import DivergedError, Objective, Recipe, train
 from bench.types import Spec
 
 
@@ -48,19 +48,40 @@ def fit(
     model = build(defense, network, data, fitted)
     device = data.train.x.device
     generator = torch.Generator(device).manual_seed(seed)
-    loop = partial(_train, recipe=recipe, generator=generator)
+    loop = partial(_train, recipe=recipe, generator=generator, validation=data.validation)
     context = FitContext(data.info, fitted, data.validation, recipe, generator, loop, make_attack)
     defense.fit(model, data.train, context)
     return model.eval()
 
 
-def _train(
+def _train(  # noqa: PLR0913 (FitContext.train, with what the run fills in)
     model: nn.Module,
     x: torch.Tensor,
     targets: torch.Tensor,
     *,
     recipe: Recipe,
     generator: torch.Generator,
+    validation: Split,
     temperature: float = 1.0,
+    objective: Objective | None = None,
 ) -> None:
-    train(model, x, targets, recipe, generator, temperature=temperature)
+    train(model, x, targets, recipe, generator, temperature=temperature, objective=objective)
+    refuse_constant(model, validation)
+
+
+def refuse_constant(model: nn.Module, validation: Split) -> None:
+    """Raise DivergedError where ``model`` names one class for images of several.
+
+    A network that answers the same whatever it sees cannot be fooled, and would look robust.
+    """
+    with torch.no_grad():
+        answers = torch.cat([model(rows).argmax(dim=1) for rows in torch.split(validation.x, 512)])
+    if (
+        len(answers) > 1
+        and len(answers.unique()) == 1  # type: ignore[no-untyped-call]
+        and len(validation.y.unique()) > 1  # type: ignore[no-untyped-call]
+    ):
+        raise DivergedError(
+            f"training collapsed: class {int(answers[0])} for each of {len(answers)} validation "
+            "images; train longer, or with a lower learning rate"
+        )

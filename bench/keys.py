@@ -56,14 +56,17 @@ class Keys:
         }
 
     def _probe(self, node: Node) -> Document:
+        document = node.document
         return {
             **self._common(node),
             "model": self._model(node.needs["model"]),
             "source": source_hash(probe),
+            "samples": self._sample_document(_most(document, self.data), document["source_seed"]),
         }
 
     def _cell(self, node: Node) -> Document:
-        attack = registry.ATTACKS.get(node.document["attack"]["name"])
+        attack: Any = registry.ATTACKS.get(node.document["attack"]["name"])
+        chosen: Any = registry.ATTACKS.make(_spec(node.document["attack"])).code()
         sources, seed = node.document["sources"], node.document["source_seed"]
         return {
             **self._common(node),
@@ -71,9 +74,9 @@ class Keys:
             "required": {
                 role: self._model(need) for role, need in node.needs.items() if role != "model"
             },
-            "attack_source": source_hash(attack),
+            "attack_source": source_hash(attack, *chosen),
             "harness_source": source_hash(attack_sources),
-            "samples": self._sample_document(None if sources == "all" else sources, seed),
+            "samples": self._sample_document(_count(sources), seed),
             **_files(plugin_of(node)),
         }
 
@@ -105,6 +108,15 @@ class Keys:
                 "inputs": digest(hashes(chosen.x)),
             }
         return self._samples[count, seed]
+
+
+def _count(number: int | str) -> int | None:
+    return None if number == "all" else int(number)
+
+
+def _most(document: Document, data: Dataset) -> int | None:
+    count = _count(document["samples"])
+    return None if count is None else min(count, len(data.test))
 
 
 def check_files(plan: Plan) -> None:

@@ -20,7 +20,7 @@ from bench.types import Access, DataInfo, Spec, Targets, ThreatModel
 
 if TYPE_CHECKING:
     from bench.data import Dataset, Split
-    from bench.training import Recipe
+    from bench.training import Objective, Recipe
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,18 @@ class Train(Protocol):
     """``bench.training.train`` with the run's recipe and generator filled in."""
 
     def __call__(
-        self, model: nn.Module, x: Tensor, targets: Tensor, *, temperature: float = 1.0
+        self,
+        model: nn.Module,
+        x: Tensor,
+        targets: Tensor,
+        *,
+        temperature: float = 1.0,
+        objective: Objective | None = None,
     ) -> None:
-        """Train ``model`` in place on labels (n,) or probabilities (n, classes)."""
+        """Train ``model`` in place on labels (n,) or probabilities (n, classes).
+
+        ``objective`` replaces the cross-entropy at ``temperature``: the loss of one batch.
+        """
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,14 @@ class Perturbation:
     """What an attack returns; the runner believes none of it and measures again.
 
     ``x_adv``: the shape, dtype and device of ``x``. ``iterations``: ``(batch,)`` integers, the
-    steps each row took. ``stop_reason``: one short word a row.
+    steps each row took. ``stop_reason``: one short word a row. ``zero_gradients``: ``(batch,)``
+    integers, the gradients of each row that were exactly zero everywhere.
     """
 
     x_adv: Tensor
     iterations: Tensor | None = None
     stop_reason: Sequence[str] | None = None
+    zero_gradients: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +170,11 @@ class Attack(ABC):
         """Whether the goal is a target class, rather than any class but the label."""
         return self.targets != "untargeted"
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether a gradient attack differentiates ``Defense.surrogate``, or the model as it is."""
+        return True
+
     def unavailable(self) -> str | None:
         """Say why the attack cannot run here (a missing extra, say): its cells are skipped."""
         return None
@@ -173,6 +189,10 @@ class Attack(ABC):
 
     def files(self) -> Sequence[Path]:
         """Name the files that ``perturb`` reads: their SHA-256 is part of the cell's identity."""
+        return ()
+
+    def code(self) -> Sequence[Callable[..., Any]]:
+        """Name classes and functions that a parameter chose: their source is part of it too."""
         return ()
 
     @abstractmethod
@@ -202,10 +222,14 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class DataSource(ABC):
-    """A data set; ``network`` and ``recipe`` name what a run uses unless told otherwise."""
+    """A data set; ``network`` and ``recipe`` name what a run uses unless told otherwise.
+
+    ``paper_recipe`` is what ``recipe = "paper"`` means on it, where a paper gives one.
+    """
 
     network: ClassVar[str] = "mlp"
     recipe: ClassVar[str] = "default"
+    paper_recipe: ClassVar[str | None] = None
 
     @abstractmethod
     def load(self, settings: DataSettings) -> Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bench import registry
@@ -14,7 +15,7 @@ from bench.keys import Keys, plugin_of
 from bench.measure import predict
 from bench.plan import Node
 from bench.plugin import Attack
-from bench.probes import probe
+from bench.probes import training_sample
 from bench.rejudge import Comparison, Difference, Mode, Subject, rejudge_cell, rejudge_probe
 from bench.runner import FILES, SUFFIXES, incompatible
 from bench.store import file_hash, read_json, read_records, read_tensors
@@ -106,7 +107,7 @@ class Recheck:
 
     def _node(self, node: Node, model: _Model | None) -> None:
         path = self._path(node)
-        if node.kind == "probe" and not path.exists() and self._probe_fails(model):
+        if node.kind == "probe" and not path.exists() and self._probe_fails(node, model):
             return
         document = self._document(node, path)
         if document is None or not self._done(node, document):
@@ -217,12 +218,12 @@ class Recheck:
         else:
             self.result.notes.append(f"{node.id}: skipped there ({outcome.reason}), not here")
 
-    def _probe_fails(self, model: _Model | None) -> bool:
+    def _probe_fails(self, node: Node, model: _Model | None) -> bool:
         """Return whether the absence of a probe is explained: no model, or it fails here too."""
         if model is None:
             return True
         try:
-            probe(model.module, self.data.test, self.data.info.classes)
+            self.worker.probe(model.module, node.document, self.data)
         except Exception:  # noqa: BLE001 (other people's code)
             return True
         return False
@@ -231,8 +232,9 @@ class Recheck:
         path, info = self._path(node), self.data.info
         stored = read_records(path.with_suffix(".parquet"))
         if node.kind == "probe":
-            made = probe(model, self.data.test, info.classes)
-            logits = predict(model, self.data.test.x, info.classes)
+            made = self.worker.probe(model, node.document, self.data).rows
+            splits = (self.data.test, training_sample(self.data))
+            logits = torch.cat([predict(model, split.x, info.classes) for split in splits])
             return rejudge_probe(node.id, stored, made, mode, logits)
         x_adv = read_tensors(path.with_suffix(".safetensors"))["x_adv"].to(self.worker.device)
         self.result.count("records", len(stored))

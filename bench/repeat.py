@@ -10,7 +10,7 @@ from bench.config import MatrixConfig, load_matrix, matrix_names
 from bench.finished import FinishedRun
 from bench.types import UserError
 
-OVERRIDES = ("network", "recipe", "seeds", "sources")
+OVERRIDES = ("network", "recipe", "seeds", "sources", "effort")
 
 
 def repeat_command(run: FinishedRun, device: str) -> tuple[str, str | None]:
@@ -68,7 +68,7 @@ def to_toml(matrix: MatrixConfig) -> str:
     Raises UserError for a value that TOML cannot write.
     """
     document = matrix.model_dump(mode="json", exclude_none=True)
-    tables = {name: document.pop(name) for name in ("defense", "attack")}
+    tables = {name: document.pop(name) for name in ("defense", "attack", "panel")}
     lines = [f"{name} = {_value(value)}" for name, value in document.items()]
     for name, items in tables.items():
         for item in items:

@@ -1,7 +1,8 @@
-"""A run's folder as rows: one object a cell, every figure recomputed from its records."""
+"""A run's folder as rows: cells, models and verdicts, every figure made from its records."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,13 +13,17 @@ from bench.aggregate import (
     DISAGREEMENT,
     disagreement,
     summarise,
+    summarise_model,
     summarise_probe,
     worst_case,
 )
+from bench.data import Dataset
 from bench.fingerprint import digest, source_hash
-from bench.flags import cell_flags
+from bench.flags import ModelFacts, cell_flags, model_flags
 from bench.folder import RunFolder
+from bench.paired import paired_rates
 from bench.plan import Node, Plan
+from bench.plugin import Defense
 from bench.store import (
     check,
     file_hash,
@@ -26,55 +31,76 @@ from bench.store import (
     read_records,
     write_json,
 )
-from bench.types import DamagedError, DataInfo, Document, Outcome, Spec, ThreatModel
+from bench.subject import Trial
+from bench.types import (
+    DamagedError,
+    DataInfo,
+    Document,
+    Outcome,
+    Results,
+    Spec,
+    Suspicions,
+    ThreatModel,
+)
+from bench.verdicts import Model, verdict_rows
+
+REFERENCE = "undefended"
+"""The defense that every other is held against."""
 
 METRICS = (
     *("sources", "correct_sources", "attempts", "successes", "success_rate", "success_ci"),
     *("robust_accuracy", "robust_ci", "worst_case", "worst_case_ci"),
     *("rho_adv", "rho_adv_paper", "rho_censored", "features_all", "features_success"),
-    *("l2_success", "linf_success", "adversarial_confidence", "stop_reasons"),
-    *("compared", "outcomes_differ", "inputs_differ"),
+    *("features_mean", "pixels_mean", "l2_mean", "linf_mean"),
+    *("l2_success", "linf_success", "adversarial_confidence", "stop_reasons", "zero_gradients"),
+    *("compared", "outcomes_differ", "inputs_differ", "paired"),
 )
 MODEL_METRICS = ("accuracy", "accuracy_ci", "confidence", "max_logit", "logit_gap")
 
 
-def results(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
-    """Return the rows of ``results.json`` and write it, or reuse it where it stands.
+def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
+    """Return what the records of a run come to and write it, or reuse it where it stands.
 
     It stands where it was made of the same records by the same code, and is undamaged.
     """
-    path, note = folder.top("results.json"), folder.top("results-key.json")
+    note = folder.top("results-key.json")
     code = source_hash(collect)
     key = digest(
         {
             "code": code,
+            "plan": digest(plan.document()),
+            "panels": [asdict(entry) for entry in plan.matrix.entries()],
+            "fits": [folder.model(node.id).exists() for node in plan.of("fit")],
             "probes": [_files(folder.probe(node.id)) for node in plan.of("probe")],
             "cells": [[node.id, _files(folder.cell(node.id))] for node in plan.of("cell")],
         }
     )
     try:
         known = read_json(note)
-        check(path, known["results"])
+        for name in Results.FILES:
+            check(folder.top(name), known["files"][name])
         if known["key"] == key:
-            rows: list[Document] = read_json(path)
-            return rows
+            return Results(*(read_json(folder.top(name)) for name in Results.FILES))
     except (DamagedError, KeyError, TypeError):
         pass  # never made, or damaged: it is made of the records again
-    rows = collect(plan, info, folder)
-    write_json(path, rows)
-    write_json(note, {"key": key, "code": code, "results": file_hash(path)})
-    return rows
+    made = collect(plan, data, folder)
+    for name, document in made.documents().items():
+        write_json(folder.top(name), document)
+    hashes = {name: file_hash(folder.top(name)) for name in Results.FILES}
+    write_json(note, {"key": key, "code": code, "files": hashes})
+    return made
 
 
 def _files(path: Path) -> Document:
     document: Document = read_json(path) if path.exists() else {}
-    return {name: document.get(name) for name in ("outcome", "files", "queries")}
+    return {name: document.get(name) for name in ("outcome", "files", "queries", "errors")}
 
 
-def collect(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
-    """Return the rows of ``results.json``, in the order of the plan."""
+def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
+    """Return the rows of a run's cells, models and verdicts, in the order of the plan."""
+    info = data.info
     fits = {node.id: node for node in plan.of("fit")}
-    probes = {node.needs["model"]: _probe(node, folder) for node in plan.of("probe")}
+    probes = {node.needs["model"]: _Probe(node, folder) for node in plan.of("probe")}
     cells = [_Cell(node, info, folder) for node in plan.of("cell")]
     worst = _worst_cases(cells, info)
     rows = []
@@ -82,16 +108,66 @@ def collect(plan: Plan, info: DataInfo, folder: RunFolder) -> list[Document]:
         fit = cell.node.needs["model"]
         rows.append(
             row(
-                cell.identity(fits[fit]),
+                {"id": cell.node.id, **identity(fits[fit]), **cell.identity()},
                 cell.outcome,
                 cell.threat,
-                cell.summary | worst[fit, cell.threat] | _disagreement(cell, cells),
-                probes[fit],
+                cell.summary
+                | worst[fit, cell.threat]
+                | _disagreement(cell, cells)
+                | {"paired": _paired(cell, cells, fits)},
+                probes[fit].summary(),
                 cell.document.get("queries", {}),
                 info.classes,
             )
         )
-    return rows
+    sources = data.sources(
+        None if plan.matrix.sources == "all" else plan.matrix.sources, plan.matrix.source_seed
+    ).tolist()
+    models = [{"id": fit, **identity(fits[fit]), **probes[fit].model(sources)} for fit in probes]
+    suspected = [_suspicions(row, models, info.classes) for row in models]
+    trials = [Trial(r, cell.records, cell.access) for r, cell in zip(rows, cells, strict=True)]
+    judged = [
+        Model(
+            model,
+            found,
+            [t for t, cell in zip(trials, cells, strict=True) if cell.fit == model["id"]],
+        )
+        for model, found in zip(models, suspected, strict=True)
+    ]
+    return Results(
+        rows,
+        [m | found.document() for m, found in zip(models, suspected, strict=True)],
+        verdict_rows(plan.matrix, info, sources, judged),
+    )
+
+
+def _suspicions(model: Document, models: list[Document], classes: int) -> Suspicions:
+    """Return the flags of one model, given the others: one may be its undefended counterpart."""
+    defense = registry.DEFENSES.make(Spec(model["defense"], model["defense_params"]))
+    reference = next(
+        (m for m in models if m["defense"] == REFERENCE and m["seed"] == model["seed"]), {}
+    )
+    return model_flags(
+        ModelFacts(
+            model=model,
+            classes=classes,
+            stochastic=defense.stochastic,
+            adaptive=type(defense).surrogate is not Defense.surrogate,
+            reference=reference.get("accuracy"),
+        )
+    )
+
+
+def identity(fit: Node) -> Document:
+    """Return what says which model a row is about."""
+    return {
+        "dataset": fit.document["dataset"]["name"],
+        "network": fit.document["network"]["name"],
+        "recipe": fit.document["recipe"]["name"],
+        "defense": fit.document["defense"]["name"],
+        "defense_params": fit.document["defense"]["params"],
+        "seed": fit.document["seed"],
+    }
 
 
 class _Cell:
@@ -103,7 +179,10 @@ class _Cell:
         self.node = node
         self.document: Document = read_json(path)
         self.outcome = Outcome(**self.document["outcome"])
-        self.threat = registry.ATTACKS.make(Spec(spec["name"], spec["params"])).threat(info.shape)
+        attack = registry.ATTACKS.make(Spec(spec["name"], spec["params"]))
+        self.fit = node.needs["model"]
+        self.threat = attack.threat(info.shape)
+        self.access = attack.access
         self.output: str | None = spec["params"].get("output")
         self.records: pd.DataFrame | None = None
         self.summary: Document = {}
@@ -112,20 +191,10 @@ class _Cell:
             self.records = read_records(path.with_suffix(".parquet"), checksum)
             self.summary = summarise(self.records, self.threat, info.features)
 
-    def identity(self, fit: Node) -> Document:
-        """Return who met whom."""
+    def identity(self) -> Document:
+        """Return what says which attack a row is about."""
         spec = self.node.document["attack"]
-        return {
-            "id": self.node.id,
-            "dataset": fit.document["dataset"]["name"],
-            "network": fit.document["network"]["name"],
-            "recipe": fit.document["recipe"]["name"],
-            "defense": fit.document["defense"]["name"],
-            "defense_params": fit.document["defense"]["params"],
-            "attack": spec["name"],
-            "attack_params": spec["params"],
-            "seed": fit.document["seed"],
-        }
+        return {"attack": spec["name"], "attack_params": spec["params"]}
 
 
 def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:
@@ -139,6 +208,27 @@ def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:
     if first is cell or first.records is None or cell.records is None:
         return dict.fromkeys(DISAGREEMENT)
     return disagreement(cell.records, first.records)
+
+
+def _paired(cell: _Cell, cells: list[_Cell], fits: Mapping[str, Node]) -> Document | None:
+    """Hold a cell against the undefended network of its seed under the same attack.
+
+    The difference of the success rates over their common attempts, or None where there is none.
+    """
+    fit = fits[cell.node.needs["model"]]
+    for other in cells:
+        reference = fits[other.node.needs["model"]]
+        if (
+            reference.document["defense"]["name"] == REFERENCE
+            and reference.document["seed"] == fit.document["seed"]
+            and other.node.document["attack"] == cell.node.document["attack"]
+            and reference is not fit
+        ):
+            if cell.records is None or other.records is None:
+                return None
+            rates = paired_rates(cell.records, other.records)
+            return rates and {"baseline": other.node.id, **rates}
+    return None
 
 
 def _worst_cases(cells: list[_Cell], info: DataInfo) -> dict[tuple[str, ThreatModel], Document]:
@@ -178,13 +268,37 @@ def row(
         **model,
         "forwards": queries.get("forwards"),
         "backwards": queries.get("backwards"),
+        "zero_gradient_share": _share(metrics["zero_gradients"], queries.get("backwards")),
         "flags": [asdict(flag) for flag in flags],
     }
 
 
-def _probe(node: Node, folder: RunFolder) -> Document:
-    path = folder.probe(node.id)
-    if not path.exists():
-        return {}
-    checksum = read_json(path)["files"]["records"]
-    return summarise_probe(read_records(path.with_suffix(".parquet"), checksum))
+def _share(part: int | None, whole: int | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+class _Probe:
+    """One probe as it lies on disk; nothing is known where it failed."""
+
+    def __init__(self, node: Node, folder: RunFolder) -> None:
+        path = folder.probe(node.id)
+        self.document: Document = read_json(path) if path.exists() else {}
+        self.records: pd.DataFrame | None = None
+        if self.document:
+            checksum = self.document["files"]["records"]
+            self.records = read_records(path.with_suffix(".parquet"), checksum)
+
+    def summary(self) -> Document:
+        """Return what stands beside every cell of the model."""
+        return {} if self.records is None else summarise_probe(self.records)
+
+    def model(self, sources: list[int]) -> Document:
+        """Return all that was measured on the model."""
+        if self.records is None:
+            return {"status": "failed"}
+        return {
+            "status": "done",
+            "parameters": self.document["parameters"],
+            "errors": self.document["errors"],
+            **summarise_model(self.records, sources),
+        }

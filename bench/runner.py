@@ -159,6 +159,7 @@ class _Run:
             self._put_aside(node, report.outcome)
         if not reused and report.seconds:
             self.progress.seconds[node.id] = report.seconds
+            self.progress.seconds.update(report.timings)
         if report.trace:
             self.progress.traces[node.id] = report.trace
         self.observer(node, report, reused)

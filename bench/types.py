@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 Norm = Literal["l0", "l2", "linf"]
 Unit = Literal["input", "features", "pixels"]
@@ -98,6 +98,49 @@ class Flag:
     evidence: str
     advice: str
     samples: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Suspicions:
+    """What a set of flags came to: those raised, and by id why others could not be evaluated.
+
+    A flag in neither was evaluated and is clear; one that was not evaluated never counts as clear.
+    """
+
+    flags: tuple[Flag, ...] = ()
+    not_evaluated: Mapping[str, str] = field(default_factory=dict)
+
+    def __add__(self, other: Suspicions) -> Suspicions:
+        """Return both together."""
+        return Suspicions(
+            (*self.flags, *other.flags), {**self.not_evaluated, **other.not_evaluated}
+        )
+
+    def document(self) -> Document:
+        """Return both as JSON: ``flags`` and ``not_evaluated``."""
+        return {
+            "flags": [asdict(flag) for flag in self.flags],
+            "not_evaluated": dict(self.not_evaluated),
+        }
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run's records come to, each a file of the folder.
+
+    ``cells``: one object a cell; ``models``: one a fitted model; ``verdicts``: one a defense and
+    budget of the matrix's panels.
+    """
+
+    cells: list[Document]
+    models: list[Document]
+    verdicts: list[Document] = field(default_factory=list)
+
+    FILES: ClassVar[tuple[str, ...]] = ("results.json", "models.json", "verdicts.json")
+
+    def documents(self) -> dict[str, list[Document]]:
+        """Return what each file holds."""
+        return dict(zip(self.FILES, (self.cells, self.models, self.verdicts), strict=True))
 
 
 @dataclass(frozen=True)

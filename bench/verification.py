@@ -21,11 +21,11 @@ from bench.recheck import Recheck, Verification
 from bench.rejudge import Mode
 from bench.results import collect
 from bench.store import file_hash, read_json
-from bench.types import DamagedError, Document, UserError
+from bench.types import DamagedError, Document, Results, UserError
 from bench.worker import Settings, Worker, prepare_torch, reason_of
 
-Render = Callable[[list[Document], Document], str]
-"""Makes the page of a run from its rows and its environment."""
+Render = Callable[[Results, Document], str]
+"""Makes the page of a run from its results and its environment."""
 
 ROUNDING = 1e-9
 """Relative slack on aggregates made on another machine, where sums may run in another order."""
@@ -44,9 +44,8 @@ def verify(root: Path, render: Render, device: str, data: DataSettings) -> Verif
         worker = Worker(settings)
         recheck = Recheck(run, worker, _mode(run, settings))
         found = recheck.check()
-    info = recheck.data.info
     _check_plan(run, found, bool(recheck.other_code))
-    _check_rows(run, found, lambda: collect(run.plan, info, run.folder))
+    _check_rows(run, found, lambda: collect(run.plan, recheck.data, run.folder))
     _check_top(run, found, render)
     if recheck.other_code:
         found.notes.append(f"made by other code than this: {', '.join(sorted(recheck.other_code))}")
@@ -101,23 +100,28 @@ def _check_plan(run: FinishedRun, found: Verification, other_code: bool) -> None
         found.add("plan.json", "nodes", sorted(stored - expanded), sorted(expanded - stored))
 
 
-def _check_rows(
-    run: FinishedRun, found: Verification, collected: Callable[[], list[Document]]
-) -> None:
+def _check_rows(run: FinishedRun, found: Verification, collected: Callable[[], Results]) -> None:
     try:
-        rows = json.loads(json.dumps(collected()))
+        made = json.loads(json.dumps(collected().documents()))
     except Exception as error:  # noqa: BLE001 (damage that was reported, and other people's code)
         found.add("results.json", "rows", "stored", f"not made again: {reason_of(error)}")
         return
-    ids = [[row["id"] for row in table] for table in (run.rows, rows)]
+    for name, stored in run.results.documents().items():
+        _check_table(name, stored, made[name], found)
+
+
+def _check_table(
+    name: str, stored: list[Document], made: list[Document], found: Verification
+) -> None:
+    ids = [[row["id"] for row in table] for table in (stored, made)]
     if ids[0] != ids[1]:
-        found.add("results.json", "ids", *ids)
+        found.add(name, "ids", *ids)
         return
-    found.count("rows", len(rows))
-    for stored, made in zip(run.rows, rows, strict=True):
-        for path, (first, second) in changes(stored, made).items():
+    found.count("rows", len(made))
+    for old, new in zip(stored, made, strict=True):
+        for path, (first, second) in changes(old, new).items():
             if found.mode == "exact" or not _close(first, second):
-                found.add(stored["id"], f"results.json {path}", first, second)
+                found.add(old["id"], f"{name} {path}", first, second)
 
 
 def _close(first: Any, second: Any) -> bool:
@@ -126,16 +130,16 @@ def _close(first: Any, second: Any) -> bool:
 
 
 def _check_top(run: FinishedRun, found: Verification, render: Render) -> None:
-    note, results = run.folder.top("results-key.json"), run.folder.top("results.json")
     try:
-        noted = read_json(note)["results"]
-        if noted != (made := file_hash(results)):
-            found.add("results-key.json", "SHA-256 of results.json", noted, made)
+        noted = read_json(run.folder.top("results-key.json"))["files"]
+        for name in Results.FILES:
+            if noted[name] != (made := file_hash(run.folder.top(name))):
+                found.add("results-key.json", f"SHA-256 of {name}", noted[name], made)
     except (DamagedError, KeyError, TypeError) as error:
         found.add("results-key.json", "document", "unreadable", reason_of(error))
     try:
         stored = run.folder.top("leaderboard.md").read_text(encoding="utf-8").splitlines()
-        page = render(run.rows, run.environment).splitlines()
+        page = render(run.results, run.environment).splitlines()
     except Exception as error:  # noqa: BLE001 (rows that were tampered with)
         found.add("leaderboard.md", "page", "stored", f"not made again: {reason_of(error)}")
         return

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import statistics
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,10 @@ from bench.execute import Sources, attack_sources
 from bench.fingerprint import digest
 from bench.fit import build, derive_seed, fit
 from bench.folder import RunFolder
-from bench.measure import ContractError
+from bench.measure import ContractError, predict
 from bench.plan import Kind
 from bench.plugin import AttackContext, DataSettings, Defense
-from bench.probes import probe
+from bench.probes import Probe, Samples, probe
 from bench.store import (
     check,
     locked,
@@ -37,7 +38,7 @@ from bench.store import (
     write_tensors,
     writing,
 )
-from bench.training import DivergedError, recipe
+from bench.training import DivergedError, find_recipe
 from bench.types import DamagedError, Document, Outcome, Spec, UserError
 
 
@@ -76,6 +77,7 @@ class Report:
     seconds: float = 0.0
     cached: bool = False
     trace: str | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 def initialise(settings: Settings) -> None:
@@ -136,6 +138,7 @@ class Worker:
         self.folder = RunFolder(settings.run)
         self.device = torch.device(settings.device)
         self._data: dict[str, Dataset] = {}
+        self._timings: dict[str, float] = {}
 
     def run(self, task: Task) -> Report:
         """Run one task, and write what it leaves."""
@@ -145,6 +148,7 @@ class Worker:
         np.random.seed(seed)
         torch.manual_seed(seed)
         cached = False
+        self._timings = {}
         try:
             for path, checksum in task.key.get("files", {}).items():
                 check(Path(path), checksum)  # as it was when the key was made
@@ -157,7 +161,8 @@ class Worker:
         except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
             outcome = Outcome("failed", reason_of(error))
             return Report(outcome, time.perf_counter() - start, trace=traceback.format_exc())
-        return Report(Outcome("done"), time.perf_counter() - start, cached)
+        seconds = time.perf_counter() - start
+        return Report(Outcome("done"), seconds, cached, timings=self._timings)
 
     def load_model(self, fit_id: str) -> tuple[Defense, nn.Module]:
         """Rebuild a fitted model from the run's folder; raises DamagedError where it is torn."""
@@ -178,6 +183,13 @@ class Worker:
         count, seed = document["sources"], document["source_seed"]
         ids = data.sources(None if count == "all" else count, seed).to(self.device)
         return Sources(ids, data.test.x[ids], data.test.y[ids], seed)
+
+    def probe(self, model: nn.Module, document: Document, data: Dataset) -> Probe:
+        """Measure ``model`` as a probe's ``document`` says."""
+        gradients, sources = (
+            None if document[name] == "all" else document[name] for name in ("samples", "sources")
+        )
+        return probe(model, data, Samples(gradients, sources, document["source_seed"]))
 
     def _assemble(
         self, document: Document, weights: Mapping[str, torch.Tensor]
@@ -215,15 +227,18 @@ class Worker:
     def _learn(self, task: Task, stored: Path) -> str:
         document = task.document
         name = document["defense"]["name"]
+        data, fitted = self.data(document["dataset"]), self._fitted(task.needs)
+        start = time.perf_counter()
         model = fit(
             make_defense(document),
             registry.NETWORKS.make(_spec(document["network"])),
-            self.data(document["dataset"]),
-            recipe(document["recipe"]["name"]),
+            data,
+            find_recipe(document["recipe"]["name"]),
             derive_seed(document["seed"], name),
-            self._fitted(task.needs),
+            fitted,
             registry.ATTACKS.make,
         )
+        self._timings[f"training:{task.id}"] = time.perf_counter() - start
         broken = [
             key for key, value in model.state_dict().items() if not torch.isfinite(value).all()
         ]
@@ -236,10 +251,12 @@ class Worker:
     def _probe(self, task: Task) -> None:
         _, model = self.load_model(task.needs["model"])
         data = self.data(self._fit_document(task)["dataset"])
-        rows = probe(model, data.test, data.info.classes)
+        found = self.probe(model, task.document, data)
+        self._timings[f"inference:{task.needs['model']}"] = _inference(model, data)
         path = self.folder.probe(task.id)
-        files = {"records": write_records(path.with_suffix(".parquet"), rows)}
-        write_json(path, _node_document(task, files))
+        files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
+        size = {"parameters": sum(weight.numel() for weight in model.parameters())}
+        write_json(path, {**_node_document(task, files), "errors": found.errors, **size})
 
     def _cell(self, task: Task) -> None:
         defense, model = self.load_model(task.needs["model"])
@@ -280,6 +297,18 @@ class _Fitted(Mapping[str, nn.Module]):
 
     def __len__(self) -> int:
         return len(self.needs)
+
+
+def _inference(model: nn.Module, data: Dataset) -> float:
+    """Return the seconds of a pass over up to 1,000 test images: the median of five, once warm."""
+    x, seconds = data.test.x[:1000], []
+    for _ in range(6):
+        start = time.perf_counter()
+        predict(model, x, data.info.classes)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
 
 
 def make_defense(document: Document) -> Defense:

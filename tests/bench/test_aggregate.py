@@ -1,10 +1,19 @@
 """Rates and intervals against hand-counted tables."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from bench.aggregate import clustered_wilson, summarise, summarise_probe, wilson, worst_case
+from bench.aggregate import (
+    clustered_wilson,
+    summarise,
+    summarise_model,
+    summarise_probe,
+    wilson,
+    worst_case,
+)
 from bench.types import ThreatModel
 
 L0 = ThreatModel("l0", 0.25, "features")
@@ -15,6 +24,7 @@ def records(rows: list[dict]) -> pd.DataFrame:
         "status": "attacked", "target": 1, "success": False, "misclassified": False,
         "l0_features": 0, "l0_pixels": 0, "l2": 0.0, "linf": 0.0, "finite": True, "in_box": True,
         "in_budget": True, "adversarial_confidence": 0.5, "stop_reason": None,
+        "zero_gradients": None,
     }  # fmt: skip
     return pd.DataFrame([{**default, **row} for row in rows])
 
@@ -131,6 +141,7 @@ def test_worst_case_joins_attacks_and_counts_smaller_budgets() -> None:
 def test_confidence_counts_wrong_predictions_as_zero() -> None:
     probe = pd.DataFrame(
         {
+            "split": "test",
             "label": [0, 1, 2, 3],
             "prediction": [0, 1, 2, 0],
             "confidence": [0.9, 0.8, 0.7, 0.99],
@@ -142,3 +153,63 @@ def test_confidence_counts_wrong_predictions_as_zero() -> None:
     assert found["accuracy"] == 0.75
     assert found["confidence"] == pytest.approx((0.9 + 0.8 + 0.7) / 4)
     assert found["max_logit"] == pytest.approx(2.5)
+
+
+def _probe_rows() -> pd.DataFrame:
+    """Four test images and two training images, every figure known by hand."""
+    test = pd.DataFrame(
+        {
+            "split": "test",
+            "sample_id": [0, 1, 2, 3],
+            "label": [0, 1, 2, 3],
+            "prediction": [0, 1, 2, 0],
+            "confidence": [0.95, 0.95, 0.62, 0.62],
+            "entropy": [0.1, 0.1, 0.5, 0.5],
+            "max_logit": [1.0, 2.0, 3.0, 4.0],
+            "logit_gap": [1.0, 1.0, 1.0, 1.0],
+            "mean_abs_logit": [1.0, 1.0, 2.0, 2.0],
+            "sums_to_one": False,
+            "sensitivity": [-1.0, -45.0, -400.0, math.nan],
+            "float32_zero": [0.0, 0.0, 1.0, math.nan],
+            "jacobian": [-1.0, math.nan, math.nan, math.nan],
+            "cross_entropy_zero": [0.0, 1.0, math.nan, math.nan],
+            "gradient_cosine": [1.0, 0.0, math.nan, math.nan],
+            "answer_differs": [0.0, 1.0, 0.0, math.nan],
+        }
+    )
+    train = test.head(2).assign(split="train", prediction=[0, 0], sensitivity=math.nan)
+    return pd.concat([test, train], ignore_index=True)
+
+
+def test_a_models_figures_by_hand() -> None:
+    found = summarise_model(_probe_rows(), [0, 1])
+    assert found["accuracy"] == 0.75
+    assert found["train_accuracy"] == 0.5
+    assert found["generalisation_gap"] == -0.25
+    # Half of the images at confidence 0.95, all right; half at 0.62, half of them right.
+    assert found["ece"] == pytest.approx(0.5 * 0.05 + 0.5 * 0.12)
+    assert [item["samples"] for item in found["reliability"]] == [2, 2]
+    sensitivity = found["sensitivity"]
+    assert (sensitivity["samples"], sensitivity["large"], sensitivity["tiny"]) == (3, 1, 2)
+    assert sensitivity["float32_zero"] == 1
+    assert sum(sensitivity["counts"]) == 3
+    assert sensitivity["counts"][0] == 1  # below the lowest edge
+    assert len(sensitivity["counts"]) == len(sensitivity["edges_log10"]) + 1
+    assert found["gradients"] == {
+        "sources": 2,
+        "zero_share": 0.5,
+        "zero_samples": [1],
+        "cosine_median": 0.5,
+        "answers_differ": 0.5,
+        "answers_differ_samples": [1],
+    }
+    low, high = found["max_logit_ci"]
+    assert low < 2.5 < high
+
+
+def test_what_was_not_measured_on_a_model_is_undefined() -> None:
+    rows = _probe_rows().assign(sensitivity=math.nan, cross_entropy_zero=math.nan)
+    found = summarise_model(rows.assign(gradient_cosine=math.nan), [0, 1])
+    assert found["sensitivity"] is None
+    assert found["gradients"]["zero_share"] is None
+    assert found["gradients"]["cosine_median"] is None

@@ -13,7 +13,7 @@ import torch
 
 from bench import doors, registry
 from bench.data import Dataset
-from bench.datasets import Arrays, Digits
+from bench.datasets import Arrays, BreastCancer, Digits
 from bench.downloads import Cifar10, Mnist
 from bench.plugin import DataSettings
 from bench.types import Spec, UserError
@@ -212,3 +212,19 @@ def test_the_real_mnist() -> None:
     data = Mnist().load(DataSettings(offline=True))
     assert [len(part) for part in (data.train, data.validation, data.test)] == [55000, 5000, 10000]
     assert data.info.mean[0] == pytest.approx(0.1307, abs=2e-3)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_flat_features_are_scaled_without_the_test_rows(binary: bool) -> None:
+    data = BreastCancer(binary).load(DataSettings())
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [359, 60, 150]
+    assert data.info.shape == (30,)
+    for part in (data.train, data.validation, data.test):
+        assert part.x.min() >= 0
+        assert part.x.max() <= 1
+    if binary:
+        assert set(data.test.x.unique().tolist()) == {0.0, 1.0}
+        assert data.train.x.mean(dim=0).sub(0.5).abs().max() < 0.01  # split at the median
+    else:
+        assert torch.equal(data.train.x.amin(dim=0), torch.zeros(30))
+        assert torch.equal(data.train.x.amax(dim=0), torch.ones(30))

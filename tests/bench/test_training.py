@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.training import RECIPES, DivergedError, Recipe, recipe, train
+from bench.training import RECIPES, DivergedError, Recipe, find_recipe, train
 from bench.types import UserError
 
 ADAM = Recipe(epochs=30, batch_size=16, optimizer="adam", lr=0.05)
@@ -81,5 +81,5 @@ def test_a_loss_that_is_not_finite_is_no_network() -> None:
 
 def test_an_unknown_recipe_gets_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'smoke'"):
-        recipe("smok")
-    assert recipe("fast") is RECIPES["fast"]
+        find_recipe("smok")
+    assert find_recipe("fast") is RECIPES["fast"]

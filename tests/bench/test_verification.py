@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from bench.fingerprint import digest
+from bench.finished import read_run
 from bench.rejudge import compare, near_tie
 from bench.store import (
     file_hash,
@@ -250,7 +251,7 @@ DAMAGE = [
     (dropped_record, "11 records and 12 inputs"),
     (dropped_column, "columns clean_confidence"),
     (torn_records, "cannot be read"),
-    (changed_probe, "max_logit in 1 of 300 rows"),
+    (changed_probe, "max_logit in 1 of 1647 rows"),
     (changed_number, "results.json accuracy"),
     (resealed_number, "results.json accuracy"),
     (dropped_flag, "results.json flags"),
@@ -276,7 +277,7 @@ def test_an_untouched_run_is_verified(finished, small, command) -> None:
     done = command("verify", finished, "--plugin", small / "noisy.py", "--offline")
     assert done.exit_code == 0, done.output
     assert "verified" in done.output
-    assert "2 models, 2 probes, 6 cells, 72 records, 6 rows (exact" in done.output
+    assert "2 models, 2 probes, 6 cells, 72 records, 8 rows (exact" in done.output
     assert len(done.output.splitlines()) == 1
 
 
@@ -301,7 +302,7 @@ def test_other_code_is_a_note(copy, small, command) -> None:
 def elsewhere(run: Path) -> None:
     """Say that another processor made the run, and set its page anew."""
     edit(run / "environment.json", lambda document: document.update(device="Abacus 3000"))
-    page = render(read_json(run / "results.json"), read_json(run / "environment.json"))
+    page = render(read_run(run).results, read_json(run / "environment.json"))
     (run / "leaderboard.md").write_text(page)
 
 
@@ -445,7 +446,7 @@ NO_RUN = [
     (lambda run: (run / "plan.json").write_text("{"), "plan.json cannot be read"),
     (lambda run: (run / "plan.json").write_bytes(b"\xff\xfe"), "plan.json cannot be read"),
     (lambda run: (run / "environment.json").write_text("[]"), "holds no JSON dict"),
-    (lambda run: (run / "results.json").write_text("[1]"), "holds no row a cell"),
+    (lambda run: (run / "results.json").write_text("[1]"), "results.json holds a row without id"),
     (newer_schema, "schema version 99 and this Retort knows"),
     (other_json, "plan.json"),
     (nobodys_attack, "unknown attack 'nobody'"),
