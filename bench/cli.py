@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.options import RunOptions
     from bench.plan import Plan
     from bench.runner import Progress
-    from bench.types import Document
+    from bench.types import Document, Results
     from bench.worker import Settings
 
 app = typer.Typer(
@@ -37,11 +37,16 @@ app = typer.Typer(
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, its rows (as in ``results.json``), how its nodes ended."""
+    """A finished run: its folder, what its records came to, how its nodes ended."""
 
     folder: Path
-    rows: list[Document]
+    results: Results
     progress: Progress
+
+    @property
+    def rows(self) -> list[Document]:
+        """The rows of ``results.json``."""
+        return self.results.cells
 
     def frame(self) -> pd.DataFrame:
         """Return the rows as a table."""
@@ -98,16 +103,14 @@ def _observer(plan: Plan, watch: bool) -> Any:
     return bars(plan)
 
 
-def _write(
-    plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress
-) -> list[Document]:
+def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress) -> Results:
     from bench.environment import describe
     from bench.results import results
     from bench.store import read_json, write_json, write_text
-    from leaderboard.agreement import agreement
     from leaderboard.markdown import render
+    from leaderboard.publish import write_figures, write_pages
 
-    rows = results(plan, data.info, folder)
+    made = results(plan, data, folder)
     environment = describe(plan, settings.device)
     try:
         timings = read_json(folder.top("timings.json"))
@@ -117,12 +120,13 @@ def _write(
         timings = {}  # not ours: written anew
     write_json(folder.top("timings.json"), {**timings, **progress.seconds})
     write_json(folder.top("environment.json"), environment)
-    write_text(folder.top("leaderboard.md"), render(rows, environment))
-    if plan.matrix.report == "agreement":
-        # Seconds differ from run to run, so this page is no part of the results.
+    write_text(folder.top("leaderboard.md"), render(made, environment))
+    if plan.matrix.report is not None:
         seconds = read_json(folder.top("timings.json"))
-        write_text(folder.top("agreement.md"), agreement(rows, environment, seconds))
-    return rows
+        write_pages(plan.matrix.report, folder.root, made, environment, seconds)
+    if plan.matrix.report == "distillation":
+        write_figures(made, folder, data)
+    return made
 
 
 Matrix = Annotated[str, typer.Option("--matrix", "-m", help="A matrix by name, or a .toml file.")]
@@ -142,6 +146,14 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     out: Annotated[Path | None, typer.Option(help="Results folder [runs/MATRIX-DATASET].")] = None,
     seeds: Annotated[str | None, typer.Option(help="Training seeds, as in 0,1,2.")] = None,
     sources: Annotated[str | None, typer.Option(help="Images to attack: a number, or all.")] = None,
+    budgets: Annotated[
+        list[str],
+        typer.Option(help="Budgets of a panel, as in linf=0.1,0.2; may be repeated."),
+    ] = [],  # noqa: B006 (as of plugin)
+    effort: Annotated[
+        int | None,
+        typer.Option(min=1, help="Run the panel once more with so many times the steps."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
@@ -162,6 +174,9 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     fail_on_flag: Annotated[
         bool, typer.Option("--fail-on-flag", help="Exit 1 where a flag warns.")
     ] = False,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw the security curves to RUN/figures.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Run a matrix: fit every defense, make every attack, write the leaderboard.
@@ -171,8 +186,8 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     from bench.options import RunOptions
 
     options = RunOptions(
-        dataset, network, recipe, out, seeds, sources, device, workers, data_dir, cache_dir,
-        offline, tuple(plugin), cell_timeout, fresh,
+        dataset, network, recipe, out, seeds, sources, budgets, effort, device, workers, data_dir,
+        cache_dir, offline, tuple(plugin), cell_timeout, fresh,
     )  # fmt: skip
 
     def command() -> int:
@@ -180,6 +195,10 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
             _dry_run(matrix, options)
             return 0
         result = run_matrix(matrix, options, watch=True)
+        if figures:
+            from leaderboard.curves import write_curves
+
+            write_curves(result.results.verdicts, result.folder / "figures")
         _show(result, debug)
         return _status(result, fail_on_flag)
 
@@ -198,21 +217,30 @@ def _show(result: RunResult, debug: bool) -> None:
     from leaderboard.terminal import show_results
 
     traces = list(result.progress.traces.values()) if debug else []
-    show_results(result.rows, result.folder, traces)
+    show_results(result.results, result.folder, traces)
 
 
 def _status(result: RunResult, fail_on_flag: bool) -> int:
     failed = any(item.status == "failed" for item in result.progress.outcomes.values())
     severe = ("warning", "error")
-    flagged = any(flag["severity"] in severe for row in result.rows for flag in row["flags"])
+    flagged = any(flag["severity"] in severe for flag in _flags(result.results))
     return 1 if failed or (fail_on_flag and flagged) else 0
+
+
+def _flags(results: Results) -> Iterator[Document]:
+    """Yield every flag of cells, of models and of the panels on them."""
+    seeds = [seed for row in results.verdicts for seed in row["seeds"]]
+    for row in [*results.cells, *results.models, *seeds]:
+        yield from row["flags"]
 
 
 @app.command("list")
 def list_command(
     what: Annotated[
         str | None,
-        typer.Argument(help="defenses, attacks, datasets, networks, matrices, recipes, or a name."),
+        typer.Argument(
+            help="defenses, attacks, datasets, networks, matrices, claims, recipes, or a name."
+        ),
     ] = None,
     plugin: Plugins = [],  # noqa: B006 (as above)
     debug: Debug = False,
@@ -318,6 +346,98 @@ def verify_command(
         found = verify(run_folder, render, chosen, data)
         show_verification(run, found)
         return 1 if found.differences else 0
+
+    _guard(command, debug)
+
+
+@app.command("claim")
+def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
+    claim: Annotated[
+        str, typer.Argument(metavar="CLAIM", help="A claim by name, or a .toml file.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Results folder [runs/claim-NAME].")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    plugin: Plugins = [],  # noqa: B006 (as above)
+    cell_timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Put a claim about a defense to the test: supported, refuted or inconclusive.
+
+    Exit status 1 where it is refuted or a cell failed, 0 where it is supported or inconclusive:
+    the first word of the answer says which.
+    """
+    from bench.options import RunOptions
+
+    options = RunOptions(
+        out=out, device=device, workers=workers, data_dir=data_dir, cache_dir=cache_dir,
+        offline=offline, plugin=tuple(plugin), cell_timeout=cell_timeout,
+    )  # fmt: skip
+
+    def command() -> int:
+        from dataclasses import replace
+
+        from bench.answer import read_answer
+        from bench.claim import load_claim
+        from bench.finished import read_run
+        from bench.options import prepare
+        from bench.store import write_json
+        from leaderboard.claims import show_answer
+
+        said = load_claim(claim)
+        chosen = replace(options, out=out or Path("runs") / f"claim-{said.name}")
+        _, _, data = prepare(said.matrix(), chosen)
+        said.check(data.info)
+        result = run_matrix(said.matrix(), chosen, watch=True)
+        answer = read_answer(said, read_run(result.folder), data.info)
+        write_json(result.folder / "claim.json", answer.document())
+        show_answer(answer, said.threat.model(data.info.features), result.folder)
+        return 1 if answer.word == "refuted" else _status(result, fail_on_flag=False)
+
+    _guard(command, debug)
+
+
+@app.command("selftest")
+def selftest_command(
+    out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs/selftest"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
+    ] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Run defenses of known truth through the panels, to see whether the harness sees it.
+
+    Exit status 1 where one is missed, or where a warning rises on an honest network.
+    """
+
+    def command() -> int:
+        from bench.options import RunOptions
+        from bench.selftest import findings, self_test
+        from leaderboard.claims import show_findings
+
+        test = self_test()
+        options = RunOptions(
+            out=out, device=device, workers=workers, cache_dir=cache_dir, plugin=tuple(test.plugin)
+        )
+        result = run_matrix(test.table(), options, watch=True)
+        found = findings(test.case, result.results)
+        show_findings(found)
+        return 0 if all(finding.status == "ok" for finding in found) else 1
 
     _guard(command, debug)
 

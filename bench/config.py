@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
+from bench.panel import Entry, Panel
 from bench.text import nearest
 from bench.types import Spec, UserError
 
@@ -42,9 +51,15 @@ class MatrixConfig(BaseModel):
 
     A list in a ``[[defense]]`` or ``[[attack]]`` table sweeps its parameter; ``note`` in one is a
     remark shown beside its rows. ``report = "agreement"`` adds a page that holds each attack
-    against the first that differentiates the same output, attempt by attempt. ``network`` and
+    against the first that differentiates the same output, attempt by attempt; ``"distillation"``
+    a page, a table of costs and figures that stand beside the published ones. ``network`` and
     ``recipe`` default to the data set's own. ``sources`` images of the test split are attacked,
-    chosen by ``source_seed``, the same for every model.
+    chosen by ``source_seed``, the same for every model. ``probe_samples``: on how many of the test
+    images input gradients are measured without an attack, at least on the sources.
+
+    A ``[[panel]]`` names a norm and budgets: every defense meets the attacks committed for that
+    norm (``bench.panel``) and gets a verdict. ``effort`` above 1 runs the panel once more with so
+    many times the steps, restarts and queries, and tells by how much the worst case moved.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,21 +70,53 @@ class MatrixConfig(BaseModel):
     network: Table | None = None
     recipe: str | None = None
     sources: Sources = 100
+    probe_samples: Sources = 1000
     source_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     seeds: Annotated[
         list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)
     ] = [0]
-    report: Literal["agreement"] | None = None
+    report: Literal["agreement", "distillation"] | None = None
     defense: list[Table] = Field(min_length=1)
-    attack: list[Table] = Field(min_length=1)
+    attack: list[Table] = []
+    panel: list[Panel] = []
+    effort: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _attacked_somehow(self) -> MatrixConfig:
+        if not self.attack and not self.panel:
+            raise ValueError("an [[attack]] or a [[panel]] is required")
+        norms = [panel.norm for panel in self.panel]
+        if len(set(norms)) != len(norms):
+            raise ValueError(f"one [[panel]] a norm is expected, got {norms}")
+        if self.effort > 1 and not self.panel:
+            raise ValueError(f"effort = {self.effort} multiplies a [[panel]], and there is none")
+        return self
 
     def defenses(self) -> list[Spec]:
         """Return every defense of the matrix, sweeps expanded, in the order of the file."""
         return [spec for table in self.defense for spec in expand(table)]
 
     def attacks(self) -> list[Spec]:
-        """Return every attack of the matrix, sweeps expanded, in the order of the file."""
-        return [spec for table in self.attack for spec in expand(table)]
+        """Return every attack: the file's own, sweeps expanded, then those of its panels."""
+        found = [spec for table in self.attack for spec in expand(table)]
+        for entry in self.entries():
+            if entry.spec not in found:
+                found.append(entry.spec)
+        return found
+
+    def entries(self) -> list[Entry]:
+        """Return the attacks of all panels, with the role of each."""
+        return [entry for panel in self.panel for entry in panel.entries(self.effort)]
+
+    def with_budgets(self, budgets: Mapping[str, Sequence[float]]) -> MatrixConfig:
+        """Return the matrix with these ``budgets`` by norm: a panel changed, or added.
+
+        Raises UserError for an unknown norm or a budget that the norm cannot have.
+        """
+        found: dict[str, Sequence[float]] = {panel.norm: panel.budgets for panel in self.panel}
+        found.update(budgets)
+        tables = [{"norm": norm, "budgets": list(values)} for norm, values in found.items()]
+        return parse_matrix({**self.model_dump(), "panel": tables}, "--budgets")
 
 
 def expand(table: Mapping[str, Any]) -> Iterator[Spec]:
@@ -135,6 +182,8 @@ def _explain(item: Any, origin: str) -> str:
     if item["type"] == "extra_forbidden":
         return f"{origin}: unknown key {where!r}: {nearest(where, MatrixConfig.model_fields)}"
     message = item["msg"].removeprefix("Value error, ")
+    if not where:
+        return f"{origin}: {message}"
     if item["type"] == "missing":
         return f"{origin}: {where}: {message}"
     return f"{origin}: {where}: {message}, got {item['input']!r}"

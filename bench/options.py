@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bench import doors, registry
-from bench.config import load_matrix, parse_matrix
+from bench.config import MatrixConfig, load_matrix, parse_matrix
 from bench.data import Dataset
 from bench.keys import check_files
 from bench.plan import Plan, make_plan
@@ -29,6 +29,8 @@ class RunOptions:
     out: Path | None = None
     seeds: str | list[int] | None = None
     sources: int | str | None = None
+    budgets: str | list[str] | None = None
+    effort: int | None = None
     device: str = "auto"
     workers: int | None = None
     data_dir: Path | None = None
@@ -78,11 +80,35 @@ def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:
         "recipe": options.recipe,
         "seeds": _seeds(options.seeds),
         "sources": _sources(options.sources),
+        "effort": options.effort,
     }
     overrides = {key: value for key, value in overrides.items() if value is not None}
     if isinstance(matrix, dict):
-        return make_plan(parse_matrix({"name": "matrix", **matrix, **overrides}, "the matrix"))
-    return make_plan(load_matrix(matrix, overrides))
+        config = parse_matrix({"name": "matrix", **matrix, **overrides}, "the matrix")
+    else:
+        config = load_matrix(matrix, overrides)
+    return make_plan(_with_budgets(config, options.budgets))
+
+
+def _with_budgets(config: MatrixConfig, budgets: str | list[str] | None) -> MatrixConfig:
+    """Return ``config`` with budgets given as ``linf=0.1,0.2``, or bare where it has one panel."""
+    if not budgets:
+        return config
+    found: dict[str, list[float]] = {}
+    for text in [budgets] if isinstance(budgets, str) else budgets:
+        norm, _, values = text.rpartition("=")
+        if not norm and len(config.panel) != 1:
+            raise UserError(
+                f"--budgets {text!r} names no norm, and the matrix has {len(config.panel)} panels: "
+                "write linf=0.1,0.2 or l0=2,4"
+            )
+        try:
+            found[norm or config.panel[0].norm] = [float(value) for value in values.split(",")]
+        except ValueError as error:
+            raise UserError(
+                f"--budgets takes numbers with commas, as in linf=0.1,0.2, got {text!r}"
+            ) from error
+    return config.with_budgets(found)
 
 
 def _dataset_table(name: str | None) -> dict[str, str] | None:

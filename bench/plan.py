@@ -9,8 +9,9 @@ from typing import Literal
 from bench import registry
 from bench.config import MatrixConfig, parse_matrix
 from bench.fingerprint import digest
-from bench.plugin import Attack, Defense
-from bench.training import recipe
+from bench.panel import REFERENCE
+from bench.plugin import Attack, DataSource, Defense
+from bench.training import find_recipe
 from bench.types import Document, Spec, UserError
 
 Kind = Literal["fit", "probe", "cell"]
@@ -79,10 +80,12 @@ def make_plan(matrix: MatrixConfig) -> Plan:
         {
             "dataset": registry.DATASETS.document(source),
             "network": registry.NETWORKS.document(registry.NETWORKS.make(network)),
-            "recipe": {"name": (name := matrix.recipe or source.recipe), **vars(recipe(name))},
+            "recipe": {"name": (name := _recipe(matrix, source)), **vars(find_recipe(name))},
         }
     )
     defenses = [registry.DEFENSES.make(spec) for spec in matrix.defenses()]
+    if matrix.panel and (reference := registry.DEFENSES.make(REFERENCE)) not in defenses:
+        defenses.insert(0, reference)  # a verdict compares with it
     attacks = [registry.ATTACKS.make(spec) for spec in matrix.attacks()]
     for seed in matrix.seeds:
         for defense in defenses:
@@ -91,8 +94,31 @@ def make_plan(matrix: MatrixConfig) -> Plan:
     return Plan(matrix, shared["dataset"], shared["network"], name, tuple(builder.nodes.values()))
 
 
+def _recipe(matrix: MatrixConfig, source: DataSource) -> str:
+    """Return the name of the recipe of a run: its own, the data set's, the paper's."""
+    if matrix.recipe != "paper":
+        return matrix.recipe or source.recipe
+    if source.paper_recipe is None:
+        raise UserError(
+            f'recipe "paper" is known for mnist and cifar10, not for {matrix.dataset["name"]!r}: '
+            f"its own is {source.recipe!r}"
+        )
+    return source.paper_recipe
+
+
 def _spec(table: Mapping[str, object]) -> Spec:
     return Spec(str(table["name"]), {key: value for key, value in table.items() if key != "name"})
+
+
+def _probe_document(fit: str, matrix: MatrixConfig) -> Document:
+    counts = [matrix.probe_samples, matrix.sources]
+    samples = "all" if "all" in counts else max(counts)
+    return {
+        "fit": fit,
+        "samples": samples,
+        "sources": matrix.sources,
+        "source_seed": matrix.source_seed,
+    }
 
 
 class _Builder:
@@ -106,7 +132,7 @@ class _Builder:
         self, defense: Defense, attacks: Iterable[Attack], seed: int, matrix: MatrixConfig
     ) -> None:
         fit = self._fit(defense, seed)
-        self._add("probe", {"fit": fit}, {"model": fit})
+        self._add("probe", _probe_document(fit, matrix), {"model": fit})
         for attack in attacks:
             required = {name: self._fit(d, seed) for name, d in attack.requires().items()}
             document = {

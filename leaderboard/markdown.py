@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.text import one_line
+from bench.types import Results
+from leaderboard.autopsy_page import sections
 from leaderboard.tables import (
-    Row,
     extremes,
     labels,
     model_table,
@@ -20,6 +20,14 @@ from leaderboard.tables import (
     success_table,
     threat_tables,
     troubles,
+)
+from leaderboard.verdicts import (
+    MEANING,
+    budget_table,
+    raised,
+    reasons,
+    verdict_table,
+    verdict_tables,
 )
 
 # An underscore inside a word is no markup, and names are full of them.
@@ -61,8 +69,9 @@ def page(template: str, **values: Any) -> str:
     return jinja.get_template(template).render(**values)
 
 
-def render(rows: Sequence[Row], environment: dict[str, Any]) -> str:
-    """Return the leaderboard page of ``rows``; ``environment`` as ``environment.json`` holds it."""
+def render(results: Results, environment: dict[str, Any]) -> str:
+    """Return the leaderboard page; ``environment`` as ``environment.json`` holds it."""
+    rows = results.cells
     names = list(zip(labels(rows, "defense"), labels(rows, "attack"), strict=True))
     return page(
         "leaderboard.md.j2",
@@ -75,4 +84,11 @@ def render(rows: Sequence[Row], environment: dict[str, Any]) -> str:
         robustness_table=robustness_table,
         model_table=model_table,
         troubles=troubles(rows),
+        autopsy=sections(results),
+        verdicts=verdict_tables(results.verdicts),
+        meaning=MEANING,
+        verdict_table=verdict_table,
+        budget_table=budget_table,
+        reasons=reasons,
+        raised=raised(results.verdicts),
     )

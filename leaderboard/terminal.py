@@ -13,13 +13,15 @@ import typer
 from tabulate import tabulate
 
 from bench import registry
+from bench.claim import claim_names, load_claim
 from bench.config import load_matrix, matrix_names
 from bench.plan import Plan
 from bench.registry import REGISTRIES
 from bench.text import nearest, one_line, plain
 from bench.training import RECIPES
-from bench.types import Spec, UserError
+from bench.types import Results, Spec, UserError
 from leaderboard.tables import Row, labels, success_table, threat_tables, troubles
+from leaderboard.verdicts import raised, reasons, verdict_table, verdict_tables
 
 
 def _say(text: str, **style: Any) -> None:
@@ -27,20 +29,41 @@ def _say(text: str, **style: Any) -> None:
     typer.secho(plain(text), **style)
 
 
-def show_results(rows: Sequence[Row], folder: Path, traces: Sequence[str] = ()) -> None:
-    """Print one table a threat model, then failures and flags, then where the files are."""
+def show_results(results: Results, folder: Path, traces: Sequence[str] = ()) -> None:
+    """Print cells, then verdicts, then failures and flags, then where the files are."""
+    rows = results.cells
     for group in threat_tables(rows):
         _say(f"\n{group.title}: success rate", bold=True)
         _say(grid(success_table(group, brief=True)))
     _say("\n▲ highest and ▼ lowest success of a column; worst case: accuracy left on the")
     _say("sources when every stored input within norm and budget counts.")
+    _show_verdicts(results.verdicts)
     _show_troubles(rows)
     for trace in traces:
         _say(trace)
     shown = relative(folder)
     _say(f"\n{shown}/leaderboard.md  with intervals and denominators")
-    _say(f"{shown}/results.json    one object a cell")
+    _say(f"{shown}/results.json    one object a cell; verdicts.json one a defense and budget")
     _say(f"{shown}/cells/          a record and an input of every attempt")
+
+
+def _show_verdicts(rows: Sequence[Row]) -> None:
+    """Print the verdicts under each norm and why the inconclusive ones are."""
+    for group in verdict_tables(rows):
+        _say(f"\n{group.title}: verdicts", bold=True)
+        _say(grid(verdict_table(group, brief=True)))
+        for name, row in reasons(group):
+            if row["verdict"] == "inconclusive":
+                _say(f"inconclusive: {name}: {row['why']}", fg="yellow")
+    if rows:
+        _say("\nholds: surely 10 points above the undefended network against the whole panel;")
+        _say("broken: surely not; masked: one attack fails by itself, its figure is no evidence.")
+    for (name, advice), defenses in raised(rows).items():
+        _say(f"flag {name}: {_some(defenses)}; {advice}", fg="yellow")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _show_troubles(rows: Sequence[Row]) -> None:
@@ -55,9 +78,7 @@ def _show_troubles(rows: Sequence[Row]) -> None:
             if flag["severity"] != "info":
                 flags.setdefault((flag["id"], flag["advice"]), []).append(names[row["id"]])
     for (name, advice), cells in flags.items():
-        more = f" and {len(cells) - 2} more" if len(cells) > 2 else ""
-        where = ", ".join(cells[:2])
-        _say(f"flag {name} in {len(cells)} cells: {where}{more}; {advice}", fg="yellow")
+        _say(f"flag {name} in {len(cells)} cells: {_some(cells)}; {advice}", fg="yellow")
 
 
 def show_plan(plan: Plan, classes: int, test: int, folder: Path) -> None:
@@ -101,6 +122,7 @@ def show_listing(what: str | None) -> None:
     """Print registered names of one kind or of all, or one name's parameters."""
     tables = {kind: _names(kind) for kind in REGISTRIES}
     tables["matrices"] = [(name, load_matrix(name).description) for name in matrix_names()]
+    tables["claims"] = [(name, load_claim(name).description) for name in claim_names()]
     tables["recipes"] = [(name, _parameters(vars(recipe))) for name, recipe in RECIPES.items()]
     if what is None or what in tables:
         for kind in [what] if what else tables:
@@ -134,6 +156,10 @@ def _show_one(kind: str, name: str) -> None:
         for title, specs in (("defenses", matrix.defenses()), ("attacks", matrix.attacks())):
             _say(title, bold=True)
             _say("\n".join(f"  {s.name} {_parameters(dict(s.params))}" for s in specs))
+        return
+    if kind == "claims":
+        claim = load_claim(name)
+        _say(f"{name}: {claim.description}\n{claim.reference}".rstrip())
         return
     if kind == "recipes":
         _say(f"{name}: {_parameters(vars(RECIPES[name]))}")

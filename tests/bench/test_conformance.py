@@ -248,7 +248,10 @@ def test_every_built_in_passes(kind: str, tmp_path: Path) -> None:
         "art": {"attack": "DeepFool"},
         "arrays": {"path": str(tmp_path / "mine.npz")},
         "checkpoint": {"weights": str(tmp_path / "w.safetensors")},
+        "foolbox": {"attack": "LInfFMNAttack", "steps": 20},
         "jsma_reference": {"gamma": 0.01},
+        "sigma_zero": {"steps": 30},
+        "sparse_rs": {"queries": 50},
         "submission": {
             "inputs": str(tmp_path / "adv.safetensors"), "norm": "linf", "budget": 0.11,
         },
@@ -258,7 +261,7 @@ def test_every_built_in_passes(kind: str, tmp_path: Path) -> None:
         checks = CHECKERS[kind](name, params.get(name))
         assert [str(check) for check in checks if check.failed] == []
         skipped = [check for check in checks if check.status == "not checked"]
-        allowed = {"mnist", "fashion-mnist", "cifar10", "torchattacks_jsma"}
+        allowed = {"mnist", "fashion-mnist", "cifar10", "foolbox", "torchattacks_jsma"}
         assert not skipped or name in allowed, skipped
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.types import ThreatModel
+from bench.types import Results, ThreatModel
 from leaderboard.markdown import escape, render
 from leaderboard.tables import labels, ordered, robustness_table, success_table, threat_tables
 
@@ -97,7 +97,7 @@ def test_seeds_are_rows_of_their_own() -> None:
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "a|b", "[x](http://y)", "*b*\n# c"])
 def test_a_hostile_name_is_plain_text_on_the_page(name: str) -> None:
     hostile = row("d", 0.5, defense_params={"mode": name}, status="failed", reason=name)
-    page = render([hostile, row("d", 0.2, defense_params={"mode": "x"})], ENVIRONMENT)
+    page = render(Results([hostile, row("d", 0.2, defense_params={"mode": "x"})], []), ENVIRONMENT)
     for line in page.splitlines():
         assert not re.search(r"(?<!\\)<", line)
         assert not re.search(r"(?<!\\)\]\(http", line)
@@ -116,6 +116,6 @@ def test_escape_keeps_words_readable() -> None:
 
 def test_the_page_is_a_function_of_its_rows() -> None:
     rows = [row("a", 0.8), row("b", 0.1)]
-    page = render(rows, ENVIRONMENT)
-    assert page == render(rows, ENVIRONMENT)
+    page = render(Results(rows, []), ENVIRONMENT)
+    assert page == render(Results(rows, []), ENVIRONMENT)
     assert "Highest success: 80.0 %, a under jsma. Lowest: 10.0 %, b under jsma." in page

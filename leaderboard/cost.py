@@ -1,0 +1,73 @@
+"""``cost.md``: what a defense costs beside the undefended network, as its authors ask.
+
+Papernot et al. 2016, arXiv 1511.04508: the architecture, accuracy and speed are to be kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from leaderboard.autopsy import defense_labels
+from leaderboard.markdown import page, table
+from leaderboard.sweeps import PLAIN, SWEPT, temperature_of
+from leaderboard.tables import UNDEFINED, Row, ordered
+
+
+def cost(models: Sequence[Row], environment: dict[str, Any], seconds: Mapping[str, float]) -> str:
+    """Return ``cost.md``: what each defense costs as a multiple of the undefended network.
+
+    ``seconds`` as ``timings.json`` holds them: they differ from run to run, so this page is no
+    part of the results.
+    """
+    return page("cost.md.j2", environment=environment, costs=table(cost_table(models, seconds)))
+
+
+def cost_table(models: Sequence[Row], seconds: Mapping[str, float]) -> pd.DataFrame:
+    """Return parameters, inference time and training time, each with its ratio to undefended's.
+
+    A distilled network's training includes its teacher's, where the teacher is a model too.
+    """
+    rows = ordered(models)
+    units = {"parameters": "", "inference of the test set": " s", "training": " s"}
+    spent = {row["id"]: _spent(row, rows, seconds) for row in rows}
+    plain = {row["seed"]: row["id"] for row in rows if row["defense"] == PLAIN}
+    lines = []
+    for name, row in zip(defense_labels(rows), rows, strict=True):
+        base = spent.get(plain.get(row["seed"], ""), {})
+        mine = spent[row["id"]]
+        told = {key: _times(mine[key], base.get(key), unit) for key, unit in units.items()}
+        lines.append({"defense": name, **told})
+    return pd.DataFrame(lines)
+
+
+def _spent(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, float | None]:
+    return {
+        "parameters": row.get("parameters"),
+        "inference of the test set": seconds.get(f"inference:{row['id']}"),
+        "training": _training(row, rows, seconds),
+    }
+
+
+def _training(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> float | None:
+    own = seconds.get(f"training:{row['id']}")
+    if row["defense"] != SWEPT:
+        return own
+    teachers = [
+        seconds.get(f"training:{other['id']}")
+        for other in rows
+        if other["defense"] == "temperature_only"
+        and other["seed"] == row["seed"]
+        and temperature_of(other) == temperature_of(row)
+    ]
+    known = [time for time in (own, *teachers[:1]) if time is not None]
+    return sum(known) if len(known) == 2 else None
+
+
+def _times(value: float | None, base: float | None, unit: str) -> str:
+    if value is None:
+        return UNDEFINED
+    told = f"{value:.3g}{unit}" if unit else f"{value:.0f}"
+    return told if not base else f"{told} (× {value / base:.2f})"
