@@ -22,8 +22,8 @@ MEASURED = [
 """The columns of a record that metrics are made of."""
 
 
-def wilson(successes: float, trials: float) -> Interval:
-    """Return the 95 % Wilson score interval of a rate, or None without trials.
+def wilson(successes: float, trials: float, confidence: float = 0.95) -> Interval:
+    """Return the two-sided Wilson score interval of a rate, or None without trials.
 
     Wilson 1927. ``trials`` may be an effective number, so neither need be whole.
     """
@@ -31,8 +31,10 @@ def wilson(successes: float, trials: float) -> Interval:
         return None
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(successes, trials, alpha=0.05, method="wilson")
-    return float(low), float(high)
+    alpha = round(1 - confidence, 12)  # 0.05, not 0.050000000000000044
+    low, high = proportion_confint(successes, trials, alpha=alpha, method="wilson")
+    # Exact at the ends: rounding must not let nothing in 100 speak against "never".
+    return float(low) if successes > 0 else 0.0, float(high) if successes < trials else 1.0
 
 
 def clustered_wilson(successes: Counts, attempts: Counts) -> Interval:
@@ -47,11 +49,17 @@ def clustered_wilson(successes: Counts, attempts: Counts) -> Interval:
     if not trials:
         return None
     rate = float(successes.sum()) / trials
-    effective = _effective(successes, attempts, rate) if 0 < rate < 1 and sources > 1 else sources
+    effective = (
+        effective_trials(successes, attempts, rate) if 0 < rate < 1 and sources > 1 else sources
+    )
     return wilson(rate * effective, effective)
 
 
-def _effective(successes: Counts, attempts: Counts, rate: float) -> float:
+def effective_trials(successes: Counts, attempts: Counts, rate: float) -> float:
+    """Return how many independent trials would tell ``rate`` as well as the clustered ones do.
+
+    One value a source, as in ``clustered_wilson``; ``rate`` strictly between 0 and 1.
+    """
     sources, trials = len(attempts), float(attempts.sum())
     residuals = successes - rate * attempts
     variance = sources / (sources - 1) * float((residuals**2).sum()) / trials**2

@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bench.aggregate import _effective as effective
-from bench.aggregate import relative_distance
+from bench.aggregate import effective_trials, relative_distance, wilson
 from bench.claim import Claim, points
 from bench.finished import FinishedRun
 from bench.measure import TOLERANCE
@@ -127,7 +126,7 @@ def _at_seed(claim: Claim, tally: Tally) -> SeedAnswer:
         yes, trials = int((~reached.any(axis=1)).sum()), tally.sources
         power = float(trials)
     rate = yes / trials if trials else None
-    bounds = None if rate is None else wilson(rate, power, claim.confidence)
+    bounds = None if rate is None else rate_interval(rate, power, claim.confidence)
     word, why, needed = _judge(claim, tally, rate, bounds, power)
     return SeedAnswer(
         tally.seed,
@@ -214,7 +213,7 @@ def least_sources(claim: Claim) -> int | None:
     whatever the number of targets. None where no number of sources does.
     """
     worst = claim.figure if claim.success_at_most is not None else 1 - claim.figure
-    return _smallest(lambda total: wilson(0.0, total, claim.confidence)[1] <= worst)
+    return _smallest(lambda total: rate_interval(0.0, total, claim.confidence)[1] <= worst)
 
 
 def _needed(claim: Claim, tally: Tally, rate: float, power: float) -> int | None:
@@ -222,7 +221,7 @@ def _needed(claim: Claim, tally: Tally, rate: float, power: float) -> int | None
     share = power / tally.sources
 
     def settled(total: int) -> bool:
-        return _side(claim, wilson(rate, share * total, claim.confidence)) != "inconclusive"
+        return _side(claim, rate_interval(rate, share * total, claim.confidence)) != "inconclusive"
 
     return _smallest(settled, tally.sources)
 
@@ -240,16 +239,9 @@ def _smallest(settled: Callable[[int], bool], start: int = 1) -> int | None:
     return high
 
 
-def wilson(rate: float, trials: float, confidence: float) -> tuple[float, float]:
-    """Return the two-sided Wilson score interval of a rate over ``trials``, which may be effective.
-
-    Wilson 1927; as ``bench.aggregate.wilson``, at any confidence.
-    """
-    from statsmodels.stats.proportion import proportion_confint
-
-    low, high = proportion_confint(rate * trials, trials, alpha=1 - confidence, method="wilson")
-    # Exact at the ends, where rounding would let nothing in 100 refute "never".
-    return float(low) if rate > 0 else 0.0, float(high) if rate < 1 else 1.0
+def rate_interval(rate: float, trials: float, confidence: float) -> tuple[float, float]:
+    """Return Wilson's interval of a rate; everything is possible where nothing was tried."""
+    return wilson(rate * trials, trials, confidence) or (0.0, 1.0)
 
 
 def _clustered(reached: npt.NDArray[np.bool_]) -> float:
@@ -258,7 +250,7 @@ def _clustered(reached: npt.NDArray[np.bool_]) -> float:
     rate = float(reached.mean()) if reached.size else 0.0
     if not 0 < rate < 1 or sources < 2:
         return float(sources)
-    return effective(reached.sum(axis=1), np.full(sources, goals), rate)
+    return effective_trials(reached.sum(axis=1), np.full(sources, goals), rate)
 
 
 def _breakers(claim: Claim, tally: Tally) -> list[Breaker]:
@@ -339,7 +331,8 @@ def _hits(
     near = relative_distance(rows, threat, info.shape) <= threat.budget + TOLERANCE
     reached = near & rows["success" if targeted else "misclassified"]
     if not targeted:
-        return reached.groupby(rows["sample_id"]).any().loc[ids].to_numpy(bool)[:, None]
+        fallen = rows.loc[reached.to_numpy(), "sample_id"].to_numpy()
+        return np.isin(ids, fallen)[:, None]
     table = pd.crosstab(rows["sample_id"], rows["target"], values=reached, aggfunc="max")
     # Every source has all classes but its own, which are moved together.
     return np.array([row.dropna().to_numpy(bool) for _, row in table.loc[ids].iterrows()])

@@ -76,7 +76,7 @@ def judge(facts: Facts) -> Judgement:
     if broken:
         return Judgement("broken", 3, f"{delta}: the upper end is at most {_points(MARGIN)}")
     if low < MARGIN:
-        why = f"{delta}: the interval holds {_points(MARGIN)}"
+        why = f"{delta}: the interval spans {_points(MARGIN)}"
         return Judgement("inconclusive", 5, why, sources_needed=needed(facts.pairs, MARGIN))
     return _gained(facts, delta)
 

@@ -21,9 +21,6 @@ from bench.subject import Subject, Trial
 from bench.types import DataInfo, Document, Suspicions
 from bench.verdict import POWER, Facts, Judgement, combine, judge
 
-CURVE = 30
-"""Steps of a security curve between 0 and the largest budget; under L0 each feature is one."""
-
 WARNING = ("warning", "error")
 """Severities that warn."""
 
@@ -210,13 +207,11 @@ class _Table:
         }
 
     def _curve(self, name: str) -> Document:
-        """Return the worst case of every seed against the budget, beside the undefended one."""
-        largest = self.panel.budgets[-1]
-        if self.panel.norm == "l0":
-            grid = [float(count) for count in range(int(largest) + 1)]
-        else:
-            steps = [largest * step / CURVE for step in range(CURVE + 1)]
-            grid = sorted({*steps, *self.panel.budgets})
+        """Return the worst case of every seed against the budget, beside the undefended one.
+
+        At 0 and at the budgets of the panel: in between, nothing was tried that spends them whole.
+        """
+        grid = [0.0, *self.panel.budgets]
         groups = {"worst_case": self.subjects[name], "undefended": self._undefended()}
         curves: dict[str, Any] = {
             key: {str(seed): self._line(subject, grid) for seed, subject in group.items()}

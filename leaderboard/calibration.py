@@ -93,7 +93,7 @@ def _share(figures: Sequence[Figure], flag: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.3g}"
+    return UNDEFINED if value is None else f"{value:.4g}"
 
 
 def insert(page: str, tables: str) -> str:

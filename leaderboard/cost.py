@@ -31,7 +31,7 @@ def cost_table(models: Sequence[Row], seconds: Mapping[str, float]) -> pd.DataFr
     A distilled network's training includes its teacher's, where the teacher is a model too.
     """
     rows = ordered(models)
-    units = {"parameters": "", "inference of the test set": " s", "training": " s"}
+    units = {"parameters": "", "inference of 1,000 images": " s", "training": " s"}
     spent = {row["id"]: _spent(row, rows, seconds) for row in rows}
     plain = {row["seed"]: row["id"] for row in rows if row["defense"] == PLAIN}
     lines = []
@@ -46,7 +46,7 @@ def cost_table(models: Sequence[Row], seconds: Mapping[str, float]) -> pd.DataFr
 def _spent(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, float | None]:
     return {
         "parameters": row.get("parameters"),
-        "inference of the test set": seconds.get(f"inference:{row['id']}"),
+        "inference of 1,000 images": seconds.get(f"inference:{row['id']}"),
         "training": _training(row, rows, seconds),
     }
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from bench import doors
-from bench.answer import Tally, answer, least_sources, read_tallies, wilson
+from bench.answer import Tally, answer, least_sources, rate_interval, read_tallies
 from bench.claim import claim_names, load_claim, parse_claim
 from bench.config import parse_matrix
 from bench.finished import FinishedRun
@@ -45,7 +45,7 @@ def test_accuracy_is_supported_where_the_interval_lies_above_the_claim() -> None
     (seed,) = found.seeds
     assert seed.rate == 0.7
     assert seed.interval is not None
-    exact = stats.binomtest(70, 100).proportion_ci(method="wilson")
+    exact = stats.binomtest(70, 100).proportion_ci(method="rate_interval")
     assert seed.interval == pytest.approx((exact.low, exact.high))
     assert "70 % [60.4" in found.why
 
@@ -72,7 +72,7 @@ def test_between_the_two_it_is_inconclusive_and_says_how_many_sources_settle_it(
     assert found.word == "inconclusive"
     needed = found.sources_needed
     assert needed is not None
-    assert wilson(0.55, needed, 0.95)[0] >= 0.5 > wilson(0.55, needed - 1, 0.95)[0]
+    assert rate_interval(0.55, needed, 0.95)[0] >= 0.5 > rate_interval(0.55, needed - 1, 0.95)[0]
     assert answer(claim, [tally(range(50))]).sources_needed is None  # exactly what was claimed
 
 

@@ -32,7 +32,9 @@ def drawn(axes: Axes) -> dict[str, list[float]]:
 
 
 def test_a_figure_a_norm_with_each_defense_beside_the_undefended_network() -> None:
-    made = curves([reference(), row("a", [0.9, 0.7, 0.5]), row("b", [0.8, 0.4, 0.1], norm="l0")])
+    smaller = row("a", None, at=0.1, curve=None)
+    rows = [reference(), smaller, row("a", [0.9, 0.7, 0.5]), row("b", [0.8, 0.4, 0.1], norm="l0")]
+    made = curves(rows)
     assert sorted(made) == ["curve-digits-l0", "curve-digits-linf"]
     lines = drawn(made["curve-digits-linf"].axes[0])
     assert lines["undefended"] == pytest.approx([90, 20, 0])
@@ -45,6 +47,18 @@ def test_every_seed_is_a_line_and_a_series_is_named_once() -> None:
     assert len(figure.axes[0].lines) == 4
     _, names = figure.axes[0].get_legend_handles_labels()
     assert names == ["undefended", "a"]
+
+
+def test_nothing_is_drawn_between_the_budgets_that_were_attacked() -> None:
+    # PGD spends its whole budget: just below one of the panel no attack was made.
+    line = [0.9, 0.9, 0.1]
+    (linf,) = curves([row("a", line)]).values()
+    assert drawn(linf.axes[0])["a"] == pytest.approx([90, 10])
+    both = [row("a", line, at=0.1, curve=None), row("a", line)]
+    (linf,) = curves(both).values()
+    assert drawn(linf.axes[0])["a"] == pytest.approx([90, 90, 10])
+    (l0,) = curves([row("a", line, norm="l0")]).values()
+    assert drawn(l0.axes[0])["a"] == pytest.approx([90, 10])
 
 
 def test_an_incomplete_panel_has_no_line_and_says_so() -> None:

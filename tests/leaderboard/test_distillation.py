@@ -118,7 +118,7 @@ def test_cost_is_a_ratio_to_the_undefended_and_counts_the_teacher() -> None:
     found = cost_table(rows, seconds)
     assert line(found, "distillation")["training"] == "20 s (× 2.00)"
     assert line(found, "distillation")["parameters"] == "1000 (× 1.00)"
-    assert line(found, "distillation")["inference of the test set"] == "2 s (× 1.00)"
+    assert line(found, "distillation")["inference of 1,000 images"] == "2 s (× 1.00)"
     del seconds[f"training:{rows[2]['id']}"]
     assert line(cost_table(rows, seconds), "distillation")["training"] == "–"
     assert "× 1.00" in cost(rows, ENVIRONMENT, seconds)
