@@ -45,7 +45,7 @@ def test_accuracy_is_supported_where_the_interval_lies_above_the_claim() -> None
     (seed,) = found.seeds
     assert seed.rate == 0.7
     assert seed.interval is not None
-    exact = stats.binomtest(70, 100).proportion_ci(method="rate_interval")
+    exact = stats.binomtest(70, 100).proportion_ci(method="wilson")
     assert seed.interval == pytest.approx((exact.low, exact.high))
     assert "70 % [60.4" in found.why
 
