@@ -173,7 +173,7 @@ class Recheck:
             return
         differing = changes(key, made)
         for path, value in flatten(made).items():
-            if path.endswith("source"):
+            if path.endswith("source") and not path.startswith("document."):
                 stored, _ = differing.pop(path, (value, value))
                 self._code(node, path, stored, value)
         for path, (stored, recomputed) in differing.items():
@@ -186,7 +186,7 @@ class Recheck:
         subject = {
             "source": "probes" if node.kind == "probe" else f"fit {node.id}",
             "harness_source": "harness",
-            "attack_source": f"attack {node.document.get('attack', {}).get('name')}",
+            "attack_source": f"attack {_code_of(node)}",
         }.get(path, f"fit {node.needs.get(role)}")
         known = self._versions.setdefault(subject, stored)
         if known != stored:
@@ -241,6 +241,12 @@ class Recheck:
         sources = self.worker.sources(node.document, self.data)
         subject = Subject(model, _attack(node), sources, info, mode)
         return rejudge_cell(node.id, subject, stored, x_adv)
+
+
+def _code_of(node: Node) -> str:
+    """Name an attack with what its parameters chose: its code and theirs are one source."""
+    chosen = [item.__qualname__ for item in _attack(node).code()] if node.kind == "cell" else []
+    return " ".join([str(node.document.get("attack", {}).get("name")), *chosen])
 
 
 def _attack(node: Node) -> Attack:

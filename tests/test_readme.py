@@ -37,7 +37,7 @@ def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "runs" / "mine-digits" / "results.json").read_text())
     assert len(rows) == 6
     assert {row["status"] for row in rows} == {"done"}
-    assert {row["defense_params"].get("sigma") for row in rows} == {None, 0.1, 0.3}
+    assert {row["defense_params"].get("width") for row in rows} == {None, 0.1, 0.3}
 
 
 def test_your_own_model_and_inputs_of_the_readme_run(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ CONTEXT = AttackContext(DataInfo("linear", (12,), 4, (0.5,), (0.3,)))
 
 def linear(seed: int) -> tuple[nn.Module, Sources]:
     generator = torch.Generator().manual_seed(seed)
-    model = nn.Linear(12, 4)
+    model = nn.Linear(12, 4, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.randn(4, 12, generator=generator))
         x = 0.3 + 0.4 * torch.rand(20, 12, generator=generator)

@@ -89,9 +89,9 @@ def test_the_optimum_of_a_linear_model_in_ball_and_box(
 ) -> None:
     # With two classes every loss grows along the difference of the weights, feature by feature.
     model, x, y = linear(seed, classes=3 if output == "dlr" else 2)
-    if output == "dlr":  # a third class that is always last and always the same
+    if output == "dlr":  # a third class so far behind that the span z_1 - z_3 hardly changes
         with torch.no_grad():
-            model.weight[2], model.bias[2] = 0, -100
+            model.weight[2], model.bias[2] = 0, -1e6
         y = model(x).argmax(1)
     result = pgd(model, x, y, eps=eps, output=output, steps=10, early_stop=False)
     with torch.no_grad():

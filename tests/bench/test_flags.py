@@ -1,10 +1,14 @@
 """Flags on a model: thresholds, and what cannot be looked at."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.cli import RunResult, _status
 from bench.flags import MODEL_FLAGS, ModelFacts, model_flags
+from bench.runner import Progress
+from bench.types import Results
 
 
 def model(**changes: Any) -> dict[str, Any]:
@@ -71,3 +75,15 @@ def test_what_could_not_be_measured_is_not_evaluated_with_its_reason() -> None:
     assert set(alone.not_evaluated) == {"accuracy-loss"}
     failed = model_flags(facts({"status": "failed"}))
     assert set(failed.not_evaluated) == set(MODEL_FLAGS)
+
+
+@pytest.mark.parametrize("table", ["cells", "models", "verdicts"])
+def test_fail_on_flag_counts_warnings_of_every_kind(table: str, tmp_path: Path) -> None:
+    def run(severity: str) -> RunResult:
+        flagged: dict[str, Any] = {"flags": [{"severity": severity}]}
+        found = {"cells": [], "models": [], "verdicts": []}
+        found[table] = [{"seeds": [flagged]} if table == "verdicts" else flagged]
+        return RunResult(tmp_path, Results(**found), Progress())
+
+    assert [_status(run(s), fail_on_flag=True) for s in ("info", "warning", "error")] == [0, 1, 1]
+    assert _status(run("error"), fail_on_flag=False) == 0

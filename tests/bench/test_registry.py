@@ -97,6 +97,7 @@ def test_every_built_in_loads_and_makes_its_defaults() -> None:
     needs: Mapping[str, dict[str, Any]] = {
         "arrays": {"path": "a.npz"},
         "art": {"attack": "DeepFool"},
+        "foolbox": {"attack": "LinfPGD", "eps": 0.1},
         "jsma_reference": {"gamma": 0.1},
         "torchattacks_jsma": {"gamma": 0.1},
         "checkpoint": {"weights": "w.safetensors"},
