@@ -66,6 +66,11 @@ def read_run(root: Path) -> FinishedRun:
     return FinishedRun(folder, plan, results, environment)
 
 
+def read_results(root: Path) -> Results:
+    """Read what a run, or what is published of one, came to; raises DamagedError."""
+    return Results(*(read_json(root / name) for name in Results.FILES))
+
+
 def _read(folder: RunFolder, name: str, kind: type) -> Any:
     document = read_json(folder.top(name))
     if not isinstance(document, kind):

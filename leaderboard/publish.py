@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.finished import read_results
 from bench.folder import RunFolder
 from bench.store import atomic, read_json, write_json, write_text
 from bench.types import DamagedError, Results, UserError
@@ -29,7 +30,7 @@ def publish(run: Path, to: Path) -> Path:
     """
     RunFolder(run).check_schema()
     try:
-        results = Results(*(read_json(run / name) for name in Results.FILES))
+        results = read_results(run)
         environment = read_json(run / "environment.json")
     except DamagedError as error:
         raise UserError(f"{run} is no finished run: {error}") from error

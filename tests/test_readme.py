@@ -11,7 +11,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from leaderboard.tables import success_table, threat_tables
+from bench.finished import read_results
+from leaderboard.markdown import render
+from leaderboard.publish import write_pages
+from leaderboard.readme import MARKED, TABLES, refresh
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,25 +85,19 @@ def test_the_three_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fgsm" in shown
 
 
-def test_the_table_of_the_readme_is_the_published_one() -> None:
-    published = ROOT / "leaderboard" / "published" / "full-digits" / "results.json"
-    (table, *_) = threat_tables(json.loads(published.read_text()))
-    from leaderboard.markdown import table as markdown
-
-    text = re.search(r"<!-- table: full-digits -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
-    assert text is not None
-    assert text.group(1).strip() == markdown(success_table(table)).strip()
+def test_the_tables_of_the_readme_are_the_published_ones() -> None:
+    assert len(MARKED.findall(README)) == len(TABLES)
+    assert refresh(README) == README
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "leaderboard" / "published").glob("*/")))
-def test_published_pages_regenerate_byte_for_byte(folder: Path) -> None:
-    from leaderboard.agreement import agreement
-    from leaderboard.markdown import render
-
-    rows = json.loads((folder / "results.json").read_text())
+def test_published_pages_regenerate_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     environment = json.loads((folder / "environment.json").read_text())
-    assert (folder / "leaderboard.md").read_text() == render(rows, environment)
-    if environment["matrix"].get("report") == "agreement":
+    results = read_results(folder)
+    assert (folder / "leaderboard.md").read_text() == render(results, environment)
+    report = environment["matrix"].get("report")
+    if report is not None:
         seconds = json.loads((folder / "timings.json").read_text())
-        page = agreement(rows, environment, seconds)
-        assert (folder / "agreement.md").read_text() == page
+        write_pages(report, tmp_path, results, environment, seconds)
+    for page in tmp_path.glob("*.md"):
+        assert (folder / page.name).read_text() == page.read_text()
