@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,11 +37,15 @@ app = typer.Typer(
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, what its records came to, how its nodes ended."""
+    """A finished run: its folder, what its records came to, how its nodes ended.
+
+    ``attacks``: the matrix's own ``[[attack]]`` tables, without those of its panels.
+    """
 
     folder: Path
     results: Results
     progress: Progress
+    attacks: Sequence[Document] = ()
 
     @property
     def rows(self) -> list[Document]:
@@ -88,7 +92,8 @@ def run_matrix(
     with _observer(plan, watch) as observer, pool as executor:
         progress = execute(plan, data, settings, executor, observer, options.fresh)
     folder = RunFolder(settings.run)
-    return RunResult(settings.run, _write(plan, data, folder, settings, progress), progress)
+    results = _write(plan, data, folder, settings, progress)
+    return RunResult(settings.run, results, progress, plan.matrix.attack)
 
 
 def _observer(plan: Plan, watch: bool) -> Any:
@@ -217,7 +222,7 @@ def _show(result: RunResult, debug: bool) -> None:
     from leaderboard.terminal import show_results
 
     traces = list(result.progress.traces.values()) if debug else []
-    show_results(result.results, result.folder, traces)
+    show_results(result.results, result.folder, result.attacks, traces)
 
 
 def _status(result: RunResult, fail_on_flag: bool) -> int:

@@ -8,7 +8,15 @@ from typing import Any
 import pandas as pd
 
 from leaderboard.markdown import page, table
-from leaderboard.tables import UNDEFINED, Row, interval, labels, percent, threat_tables
+from leaderboard.tables import (
+    UNDEFINED,
+    Row,
+    interval,
+    labels,
+    matches,
+    percent,
+    threat_tables,
+)
 
 
 def agreement(
@@ -64,15 +72,5 @@ def _invalid(row: Row) -> str:
 
 def note(row: Row, environment: dict[str, Any]) -> str:
     """Return the matrix file's remark on the attack of ``row``: that of the closest table."""
-    tables = [attack for attack in environment["matrix"]["attack"] if _matches(attack, row)]
+    tables = [attack for attack in environment["matrix"]["attack"] if matches(attack, row)]
     return str(max(tables, key=len).get("note", "")) if tables else ""
-
-
-def _matches(attack: dict[str, Any], row: Row) -> bool:
-    params = row["attack_params"]
-    known = {**params, **(params.get("params") or {})}
-    given = {key: value for key, value in attack.items() if key not in ("name", "note")}
-    return attack["name"] == row["attack"] and all(
-        known.get(key) in (value if isinstance(value, list) else [value])
-        for key, value in given.items()
-    )

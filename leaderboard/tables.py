@@ -191,3 +191,14 @@ def _success(row: Row) -> float:
 def troubles(rows: Iterable[Row]) -> list[Row]:
     """Return the rows that are not done or carry a flag."""
     return [row for row in rows if row["status"] != "done" or row["flags"]]
+
+
+def matches(attack: Row, row: Row) -> bool:
+    """Return whether ``row`` belongs to the ``[[attack]]`` table ``attack`` of a matrix."""
+    params = row["attack_params"]
+    known = {**params, **(params.get("params") or {})}
+    given = {key: value for key, value in attack.items() if key not in ("name", "note")}
+    return attack["name"] == row["attack"] and all(
+        known.get(key) in (value if isinstance(value, list) else [value])
+        for key, value in given.items()
+    )

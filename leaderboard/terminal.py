@@ -20,7 +20,7 @@ from bench.registry import REGISTRIES
 from bench.text import nearest, one_line, plain
 from bench.training import RECIPES
 from bench.types import Results, Spec, UserError
-from leaderboard.tables import Row, labels, success_table, threat_tables, troubles
+from leaderboard.tables import Row, labels, matches, success_table, threat_tables, troubles
 from leaderboard.verdicts import raised, reasons, verdict_table, verdict_tables
 
 
@@ -29,14 +29,21 @@ def _say(text: str, **style: Any) -> None:
     typer.secho(plain(text), **style)
 
 
-def show_results(results: Results, folder: Path, traces: Sequence[str] = ()) -> None:
-    """Print cells, then verdicts, then failures and flags, then where the files are."""
+def show_results(
+    results: Results, folder: Path, attacks: Sequence[Row], traces: Sequence[str] = ()
+) -> None:
+    """Print cells, then verdicts, then failures and flags, then where the files are.
+
+    ``attacks``: the matrix's own; what its panels did is summed up in the verdicts.
+    """
     rows = results.cells
-    for group in threat_tables(rows):
+    own = [row for row in rows if any(matches(attack, row) for attack in attacks)]
+    for group in threat_tables(own):
         _say(f"\n{group.title}: success rate", bold=True)
         _say(grid(success_table(group, brief=True)))
-    _say("\n▲ highest and ▼ lowest success of a column; worst case: accuracy left on the")
-    _say("sources when every stored input within norm and budget counts.")
+    if own:
+        _say("\n▲ highest and ▼ lowest success of a column; worst case: accuracy left on the")
+        _say("sources when every stored input within norm and budget counts.")
     _show_verdicts(results.verdicts)
     _show_troubles(rows)
     for trace in traces:
