@@ -28,7 +28,7 @@ def block(language: str, holds: str) -> str:
 
 def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
     (tmp_path / "my_defense.py").write_text(block("python", "my_defense.py"))
-    matrix = 'recipe = "smoke"\nsources = 10\n' + block("toml", "gaussian_augmentation")
+    matrix = 'recipe = "smoke"\nsources = 10\n' + block("toml", "uniform_augmentation")
     (tmp_path / "mine.toml").write_text(matrix)
     command = block("sh", "--plugin").split()[1:]
     done = subprocess.run(
