@@ -42,6 +42,11 @@ def reached(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     return behind(logits, y) > 0 if target is None else behind(logits, target) < 0
 
 
+def unsure(logits: Tensor, below: float) -> Tensor:
+    """Return where no class has a probability of ``below`` or more, (rows,) bool."""
+    return logits.softmax(1).amax(1) < below
+
+
 def log_odds_against(logits: Tensor, label: Tensor) -> Tensor:
     """Return log sum over j != label of exp z_j, minus z_label: minus the log-odds of ``label``.
 

@@ -24,7 +24,7 @@ from attacks.ball import (
 )
 from attacks.draws import row_streams
 from attacks.jsma_model import Layout, Model, at_rest, probe
-from attacks.losses import LOSSES, Output, check_classes, reached
+from attacks.losses import LOSSES, Output, check_classes, reached, unsure
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def pgd(  # noqa: PLR0913 - the public signature: every parameter of the attack 
     output: Output = "log_odds",
     random_start: bool = True,
     early_stop: bool = True,
+    confidence: float | None = None,
     seed: int = 0,
     streams: Tensor | None = None,
     chunk: int | None = None,
@@ -81,6 +82,8 @@ def pgd(  # noqa: PLR0913 - the public signature: every parameter of the attack 
             it starts from x: then one step of length eps is the fast gradient method.
         early_stop: whether a row leaves the batch as soon as the goal holds. If not, it climbs on
             to the largest loss, as adversarial training and transfer want it.
+        confidence: a goal of its own, in (0, 1]: that no class has this probability. Then it
+            climbs against the class that leads, whichever that is, and `target` must be None.
         seed: of the random starts; any integer.
         streams: (batch,) integers, which random stream each row has, by default its position. The
             starts depend on the seed, the restart and this alone: not on the batch.
@@ -98,11 +101,12 @@ def pgd(  # noqa: PLR0913 - the public signature: every parameter of the attack 
     """
     check_ball(norm, eps)
     check_climb(steps, step_size, restarts, output, chunk)
+    check_confidence(confidence, targeted=target is not None)
     check_inputs(x, y, target, streams)
     size = chunk or default_chunk(x)
     length = 2.5 * eps / steps if step_size is None else step_size
     with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
-        view = _View(model, x, y, target, output)
+        view = _View(model, x, y, target, output, confidence)
         streams = row_streams(x, streams)
         clean, point, state = view.clean, view.clean.clone(), _State.of(view.clean)
         for restart in range(restarts):
@@ -136,6 +140,16 @@ def check_climb(
         raise ValueError(f"step_size must be positive and finite, got {step_size!r}")
     if output not in LOSSES:
         raise ValueError(f"output must be one of {tuple(LOSSES)}, got {output!r}")
+
+
+def check_confidence(confidence: float | None, *, targeted: bool) -> None:
+    """Raise ValueError unless ``confidence`` is a probability, and the only goal."""
+    if confidence is None:
+        return
+    if not 0 < confidence <= 1:
+        raise ValueError(f"confidence must be in (0, 1], got {confidence!r}")
+    if targeted:
+        raise ValueError("confidence is a goal without a target: give it with targets untargeted")
 
 
 @dataclass(frozen=True)
@@ -183,9 +197,11 @@ class _View:
     """The model and the goals of all rows; a query names the rows that it asks for."""
 
     def __init__(
-        self, model: Model, x: Tensor, y: Tensor, target: Tensor | None, output: Output
-    ) -> None:
+        self, model: Model, x: Tensor, y: Tensor, target: Tensor | None, output: Output,
+        confidence: float | None,
+    ) -> None:  # fmt: skip
         self.model = model
+        self.confidence = confidence
         self.output = output
         self.shape = x.shape[1:]
         self.clean = x.detach().clone(memory_format=torch.contiguous_format).flatten(1)
@@ -203,12 +219,19 @@ class _View:
             check_classes(self.output, logits.shape[1], targeted=target is not None)
             # Under autocast a model answers in half precision, too coarse for losses and margins.
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if self.confidence is not None:
+                y = logits.detach().argmax(1)  # whichever class leads
             loss = LOSSES[self.output](logits, y, target)
         return _Seen(
             loss.detach(),
-            reached(logits.detach(), y, target),
+            self._reached(logits.detach(), y, target),
             _gradient(loss, leaf) if gradient else None,
         )
+
+    def _reached(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        if self.confidence is not None:
+            return unsure(logits, self.confidence)
+        return reached(logits, y, target)
 
     def _shaped(self, points: Tensor) -> Tensor:
         return points.reshape(len(points), *self.shape)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attacks.ball import BallNorm, check_ball
 from attacks.draws import sample_streams
 from attacks.losses import Output
-from attacks.pgd import check_climb, pgd
+from attacks.pgd import check_climb, check_confidence, pgd
 from bench.plugin import Attack, AttackContext, Perturbation
 from bench.types import Targets, ThreatModel
 
@@ -24,6 +24,7 @@ class PGD(Attack):
     ``steps``, ``step_size`` (default 2.5 eps / steps), ``restarts``: how long it climbs.
     ``output``: what is differentiated, see ``attacks.losses``. ``targets``: which attempts the
     runner makes. ``random_start``: whether the first restart, too, starts at random.
+    ``confidence``: the goal that no class has this probability, in place of another label.
     ``early_stop``: whether a row is done at its first success; transfer and training climb on.
     ``adaptive``: whether a defense's surrogate is differentiated, where it has one; without, the
     attack is the naive one. ``chunk``: rows at a time.
@@ -38,12 +39,14 @@ class PGD(Attack):
     targets: Targets = "untargeted"
     random_start: bool = True
     early_stop: bool = True
+    confidence: float | None = None
     adaptive: bool = True
     chunk: int | None = None
 
     def __post_init__(self) -> None:
         check_ball(self.norm, self.eps)
         check_climb(self.steps, self.step_size, self.restarts, self.output, self.chunk)
+        check_confidence(self.confidence, targeted=self.targets != "untargeted")
         if self.targets not in get_args(Targets):
             raise ValueError(f"targets must be one of {get_args(Targets)}, got {self.targets!r}")
 
@@ -68,6 +71,7 @@ class PGD(Attack):
             output=self.output,
             random_start=self.random_start,
             early_stop=self.early_stop,
+            confidence=self.confidence,
             seed=context.seed,
             streams=sample_streams(context.sample_ids, target, context.info.classes),
             chunk=self.chunk,

@@ -20,7 +20,7 @@ from bench.measure import (
     predict,
 )
 from bench.plugin import Attack, AttackContext, Perturbation
-from bench.types import DataInfo, Targets, ThreatModel
+from bench.types import DataInfo, Targets
 
 NO_TARGET = -1
 
@@ -99,8 +99,7 @@ def attack_sources(
         result = _perturb(attack, subject, x[rows], y[rows], target, context)
     x_adv = x.clone()
     x_adv[rows] = result.x_adv.detach()
-    threat = attack.threat(context.info.shape)
-    records = judge(model, threat, attack.targeted, sources, attempts, x_adv, context.info)
+    records = judge(model, attack, sources, attempts, x_adv, context.info)
     _report(records, rows.cpu().numpy(), result)
     return Evidence(records, x_adv, queries.forwards, queries.backwards)
 
@@ -166,21 +165,24 @@ def _perturb(
 
 
 def judge(
-    model: nn.Module, threat: ThreatModel, targeted: bool, sources: Sources, attempts: Attempts,
-    x_adv: Tensor, info: DataInfo,
+    model: nn.Module, attack: Attack, sources: Sources, attempts: Attempts, x_adv: Tensor,
+    info: DataInfo,
 ) -> pd.DataFrame:  # fmt: skip
     """Query ``model`` again on every attempt's input and return the records.
 
-    ``x_adv``: (attempts, *shape). All columns but ``iterations`` and ``stop_reason``, which only
-    the attack can know. Raises ContractError where the model returns what it must not.
+    ``attack`` says what it may change and what it is after; ``x_adv``: (attempts, *shape). All
+    columns but those of ``REPORTED``, which only the attack can know. Raises ContractError where
+    the model returns what it must not.
     """
     logits = predict(model, x_adv, info.classes)
     measured = distances(sources.x[attempts.source], x_adv)
-    in_budget = measured.within(threat, info.shape)
+    in_budget = measured.within(attack.threat(info.shape), info.shape)
     valid = attempts.attacked & measured.in_box & in_budget & torch.isfinite(logits).all(dim=1)
     label = sources.y[attempts.source]
     misclassified = valid & (lead(logits, label) < 0)
-    if targeted:
+    if attack.confidence is not None:
+        success = valid & (confidence(logits) < attack.confidence)
+    elif attack.targeted:
         success = valid & (lead(logits, attempts.target.clamp(min=0)) > 0)
     else:
         success = misclassified

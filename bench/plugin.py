@@ -171,6 +171,14 @@ class Attack(ABC):
         return self.targets != "untargeted"
 
     @property
+    def confidence(self) -> float | None:
+        """Below which top probability an attempt succeeds, where the goal is no other label.
+
+        Papernot et al. 2016, arXiv 1511.07528, section II: the weakest of an adversary's goals.
+        """
+        return None
+
+    @property
     def adaptive(self) -> bool:
         """Whether a gradient attack differentiates ``Defense.surrogate``, or the model as it is."""
         return True

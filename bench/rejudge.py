@@ -78,7 +78,7 @@ def rejudge_cell(node: str, subject: Subject, stored: pd.DataFrame, x_adv: Tenso
             "attempts"
         )
     threat = attack.threat(info.shape)
-    made = judge(model, threat, attack.targeted, sources, attempts, x_adv, info)
+    made = judge(model, attack, sources, attempts, x_adv, info)
     if mode == "stochastic":
         first, second = (summarise(_reported(f), threat, info.features) for f in (stored, made))
         inside = _inside(node, "success_rate", first, second, "success_ci")

@@ -459,3 +459,23 @@ def test_dlr_on_two_classes_names_the_way_out() -> None:
     model, x, y = linear(0, classes=2)
     with pytest.raises(ValueError, match="the model has 2: take 'margin'"):
         pgd(model, x, y, eps=0.1, output="dlr")
+
+
+def test_a_goal_of_confidence_is_judged_by_the_top_probability() -> None:
+    model, x, y = linear(5, classes=3)
+    sources = Sources(torch.arange(len(x)), x, y)
+    info = DataInfo("linear", tuple(x.shape[1:]), 3, (0.0,), (1.0,))
+    attack = PGD(eps=0.3, confidence=0.6)
+    found = attack_sources(model, attack, sources, AttackContext(info)).records
+    attacked = found[found["status"] == "attacked"]
+    assert attacked["success"].any()
+    assert (attacked["success"] == (attacked["adversarial_confidence"] < 0.6)).all()
+    before = attacked.loc[attacked["success"], "clean_confidence"]
+    assert (before > attacked.loc[attacked["success"], "adversarial_confidence"]).any()
+    # No class of three can lead with less than a third.
+    never = attack_sources(model, PGD(eps=0.3, confidence=0.3), sources, AttackContext(info))
+    assert not never.records["success"].any()
+    with pytest.raises(ValueError, match="confidence must be in"):
+        PGD(confidence=0.0)
+    with pytest.raises(ValueError, match="without a target"):
+        PGD(confidence=0.5, targets="all")
