@@ -39,7 +39,7 @@ app = typer.Typer(
 class RunResult:
     """A finished run: its folder, what its records came to, how its nodes ended.
 
-    ``attacks``: the matrix's own ``[[attack]]`` tables, without those of its panels.
+    ``attacks``: documents of the matrix's own attacks, without those of its panels.
     """
 
     folder: Path
@@ -81,6 +81,7 @@ def run_matrix(
     matrix: str | Path | dict[str, Any], options: RunOptions, watch: bool = False
 ) -> RunResult:
     """Plan and carry out a matrix, and write its folder; ``watch`` shows progress bars."""
+    from bench import registry
     from bench.executors import LocalExecutor, default_workers
     from bench.folder import RunFolder
     from bench.options import prepare
@@ -93,7 +94,8 @@ def run_matrix(
         progress = execute(plan, data, settings, executor, observer, options.fresh)
     folder = RunFolder(settings.run)
     results = _write(plan, data, folder, settings, progress)
-    return RunResult(settings.run, results, progress, plan.matrix.attack)
+    own = [registry.ATTACKS.document(registry.ATTACKS.make(s)) for s in plan.matrix.own_attacks()]
+    return RunResult(settings.run, results, progress, own)
 
 
 def _observer(plan: Plan, watch: bool) -> Any:

@@ -96,9 +96,13 @@ class MatrixConfig(BaseModel):
         """Return every defense of the matrix, sweeps expanded, in the order of the file."""
         return [spec for table in self.defense for spec in expand(table)]
 
+    def own_attacks(self) -> list[Spec]:
+        """Return the attacks of the file itself, sweeps expanded."""
+        return [spec for table in self.attack for spec in expand(table)]
+
     def attacks(self) -> list[Spec]:
-        """Return every attack: the file's own, sweeps expanded, then those of its panels."""
-        found = [spec for table in self.attack for spec in expand(table)]
+        """Return every attack: the file's own, then those of its panels."""
+        found = self.own_attacks()
         for entry in self.entries():
             if entry.spec not in found:
                 found.append(entry.spec)

@@ -13,7 +13,6 @@ from leaderboard.tables import (
     Row,
     interval,
     labels,
-    matches,
     percent,
     threat_tables,
 )
@@ -72,5 +71,16 @@ def _invalid(row: Row) -> str:
 
 def note(row: Row, environment: dict[str, Any]) -> str:
     """Return the matrix file's remark on the attack of ``row``: that of the closest table."""
-    tables = [attack for attack in environment["matrix"]["attack"] if matches(attack, row)]
+    tables = [attack for attack in environment["matrix"]["attack"] if _matches(attack, row)]
     return str(max(tables, key=len).get("note", "")) if tables else ""
+
+
+def _matches(attack: Row, row: Row) -> bool:
+    """Return whether ``row`` belongs to the ``[[attack]]`` table ``attack`` of a matrix."""
+    params = row["attack_params"]
+    known = {**params, **(params.get("params") or {})}
+    given = {key: value for key, value in attack.items() if key not in ("name", "note")}
+    return attack["name"] == row["attack"] and all(
+        known.get(key) in (value if isinstance(value, list) else [value])
+        for key, value in given.items()
+    )

@@ -52,10 +52,20 @@ def labels(rows: Sequence[Row], kind: str) -> list[str]:
 
 
 def _flat(params: Row) -> Row:
-    """Return ``params`` with the entries of its tables beside its own."""
+    """Return ``params`` with the entries of its tables beside its own.
+
+    Those of ``params`` under their own names; of another table, a plugin's, under the table's:
+    ``source`` for its name, ``source.temperature`` for a parameter.
+    """
     flat: Row = {}
     for key, value in params.items():
-        flat.update(_flat(value) if isinstance(value, dict) else {key: value})
+        if not isinstance(value, dict):
+            flat[key] = value
+        elif key == "params":
+            flat.update(_flat(value))
+        else:
+            inner = _flat(value)
+            flat.update({key if k == "name" else f"{key}.{k}": v for k, v in inner.items()})
     return flat
 
 
@@ -191,14 +201,3 @@ def _success(row: Row) -> float:
 def troubles(rows: Iterable[Row]) -> list[Row]:
     """Return the rows that are not done or carry a flag."""
     return [row for row in rows if row["status"] != "done" or row["flags"]]
-
-
-def matches(attack: Row, row: Row) -> bool:
-    """Return whether ``row`` belongs to the ``[[attack]]`` table ``attack`` of a matrix."""
-    params = row["attack_params"]
-    known = {**params, **(params.get("params") or {})}
-    given = {key: value for key, value in attack.items() if key not in ("name", "note")}
-    return attack["name"] == row["attack"] and all(
-        known.get(key) in (value if isinstance(value, list) else [value])
-        for key, value in given.items()
-    )

@@ -20,7 +20,7 @@ from bench.registry import REGISTRIES
 from bench.text import nearest, one_line, plain
 from bench.training import RECIPES
 from bench.types import Results, Spec, UserError
-from leaderboard.tables import Row, labels, matches, success_table, threat_tables, troubles
+from leaderboard.tables import Row, labels, success_table, threat_tables, troubles
 from leaderboard.verdicts import raised, reasons, verdict_table, verdict_tables
 
 
@@ -34,10 +34,10 @@ def show_results(
 ) -> None:
     """Print cells, then verdicts, then failures and flags, then where the files are.
 
-    ``attacks``: the matrix's own; what its panels did is summed up in the verdicts.
+    ``attacks``: documents of the matrix's own; what its panels did is summed up in the verdicts.
     """
     rows = results.cells
-    own = [row for row in rows if any(matches(attack, row) for attack in attacks)]
+    own = [r for r in rows if {"name": r["attack"], "params": r["attack_params"]} in attacks]
     for group in threat_tables(own):
         _say(f"\n{group.title}: success rate", bold=True)
         _say(grid(success_table(group, brief=True)))

@@ -119,3 +119,21 @@ def test_the_page_is_a_function_of_its_rows() -> None:
     page = render(Results(rows, []), ENVIRONMENT)
     assert page == render(Results(rows, []), ENVIRONMENT)
     assert "Highest success: 80.0 %, a under jsma. Lowest: 10.0 %, b under jsma." in page
+
+
+def test_tables_inside_parameters_keep_their_names_apart() -> None:
+    inner = {"name": "pgd", "eps": 0.2}
+    rows = [
+        row("d", 0.5, attack_params={"source": {"name": name, **more}, "attack": inner})
+        for name, more in (
+            ("undefended", {}),
+            ("distillation", {"temperature": 20.0}),
+            ("distillation", {"temperature": 100.0}),
+        )
+    ]
+    first, second, third = labels(rows, "attack")
+    assert first.endswith("source=undefended")
+    assert second.endswith("source=distillation source.temperature=20")
+    assert third.endswith("source=distillation source.temperature=100")
+    art = [row("d", 0.5, attack_params={"attack": "X", "params": {"eps": e}}) for e in (0.1, 0.2)]
+    assert [label.rpartition(" ")[2] for label in labels(art, "attack")] == ["eps=0.1", "eps=0.2"]
