@@ -32,6 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in help texts are defaults, no markup
 )
 
 
@@ -141,6 +142,14 @@ Plugins = Annotated[
     list[str],
     typer.Option("--plugin", help="A file or module whose plugins to load; may be repeated."),
 ]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
+]
+DataDir = Annotated[Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")]
+CacheDir = Annotated[Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never download.")]
+CellTimeout = Annotated[float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
@@ -161,21 +170,13 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
         int | None,
         typer.Option(min=1, help="Run the panel once more with so many times the steps."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")
-    ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    device: Device = "auto",
+    workers: Workers = None,
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
+    offline: Offline = False,
     plugin: Plugins = [],  # noqa: B006 (typer reads the default, nothing changes it)
-    cell_timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")
-    ] = None,
+    cell_timeout: CellTimeout = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no result of this folder.")] = False,
     fail_on_flag: Annotated[
@@ -322,10 +323,8 @@ def verify_command(
     device: Annotated[
         str, typer.Option(help="auto (the run's own), cpu, cuda or cuda:N.")
     ] = "auto",
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    data_dir: DataDir = None,
+    offline: Offline = False,
     plugin: Plugins = [],  # noqa: B006 (as above)
     debug: Debug = False,
 ) -> None:
@@ -363,21 +362,13 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
         str, typer.Argument(metavar="CLAIM", help="A claim by name, or a .toml file.")
     ],
     out: Annotated[Path | None, typer.Option(help="Results folder [runs/claim-NAME].")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")
-    ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
+    device: Device = "auto",
+    workers: Workers = None,
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
+    offline: Offline = False,
     plugin: Plugins = [],  # noqa: B006 (as above)
-    cell_timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")
-    ] = None,
+    cell_timeout: CellTimeout = None,
     debug: Debug = False,
 ) -> None:
     """Put a claim about a defense to the test: supported, refuted or inconclusive.
@@ -418,13 +409,9 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
 @app.command("selftest")
 def selftest_command(
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs/selftest"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
-    ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")
-    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    cache_dir: CacheDir = None,
     debug: Debug = False,
 ) -> None:
     """Run defenses of known truth through the panels, to see whether the harness sees it.

@@ -101,3 +101,13 @@ def test_published_pages_regenerate_byte_for_byte(folder: Path, tmp_path: Path) 
         write_pages(report, tmp_path, results, environment, seconds)
     for page in tmp_path.glob("*.md"):
         assert (folder / page.name).read_text() == page.read_text()
+
+
+def test_the_help_shows_its_defaults() -> None:
+    from typer.testing import CliRunner
+
+    from bench.cli import app
+
+    shown = " ".join(CliRunner().invoke(app, ["run", "--help"]).output.split())
+    assert "[runs/MATRIX-DATASET]" in shown
+    assert "[RETORT_DATA]" in shown
