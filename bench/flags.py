@@ -191,10 +191,17 @@ def _accuracy_loss(facts: ModelFacts) -> Flag | None:
     )  # fmt: skip
 
 
+def chance(classes: int) -> float:
+    """Return the accuracy up to which a model counts as guessing among ``classes``.
+
+    Not distinguishable from always naming one class: twice 1 / classes leaves room for uneven
+    classes and is far below any network that has learnt.
+    """
+    return min(2 / classes, 0.5 + 0.5 / classes)
+
+
 def _chance(probe: Document, classes: int) -> Flag | None:
-    # Chance: not distinguishable from always naming one class. Twice 1/classes leaves room for
-    # uneven classes and is far below any network that has learnt.
-    threshold = min(2 / classes, 0.5 + 0.5 / classes)
+    threshold = chance(classes)
     accuracy = probe.get("accuracy")  # none where the probe failed
     if accuracy is None or accuracy > threshold:
         return None

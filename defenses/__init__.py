@@ -13,5 +13,8 @@ INDEX = {
     "weight_decay": "defenses.controls:WeightDecay",
     "gaussian_augmentation": "defenses.controls:GaussianAugmentation",
     "dropout": "defenses.controls:Dropout",
+    "robust_distillation": "defenses.robust_distillation:RobustDistillation",
+    "knowledge_distillation": "defenses.knowledge_distillation:KnowledgeDistillation",
+    "standard_training": "defenses.standard_training:StandardTraining",
     "checkpoint": "defenses.checkpoint:Checkpoint",
 }

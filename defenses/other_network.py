@@ -1,0 +1,42 @@
+"""A defense whose network is not the run's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from bench import nested, registry
+from bench.plugin import BuildContext, Defense
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherNetwork(Defense):
+    """A defense that is built on ``network``: by name, or as a table with its parameters.
+
+    None is the run's own network.
+    """
+
+    network: Mapping[str, Any] | str | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.network is not None:
+            what = f"network of defense {registry.DEFENSES.name_of(self)!r}"
+            _, table = nested.resolve(registry.NETWORKS, what, self.network, "mlp")
+            object.__setattr__(self, "network", table)
+
+    def code(self) -> Sequence[Callable[..., Any]]:
+        """Name the network."""
+        if self.network is None:
+            return ()
+        assert isinstance(self.network, Mapping)
+        return (registry.NETWORKS.get(self.network["name"]),)
+
+    def build(self, context: BuildContext) -> nn.Module:
+        """Return the network, untrained."""
+        if self.network is None:
+            return context.network()
+        assert isinstance(self.network, Mapping)
+        return registry.NETWORKS.make(nested.as_spec(self.network)).build(context.info)
