@@ -13,4 +13,5 @@ INDEX = {
     "sparse_rs": "attacks.sparse_rs_plugin:SparseRs",
     "sigma_zero": "attacks.sigma_zero_plugin:SigmaZero",
     "foolbox": "attacks.foolbox:Foolbox",
+    "fooling": "attacks.fooling_plugin:Fooling",
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench import registry
+from bench import nested, registry
 from bench.plugin import Attack, AttackContext, Defense, Perturbation
 from bench.types import Access, Spec, Targets, ThreatModel, UserError
 
@@ -35,7 +35,7 @@ class Transfer(Attack):
     on digits: 65 of 100 images stand, and 21 where the attack climbs on), so an inner attack that
     has the parameter ``early_stop`` gets False here unless it is given.
 
-    Raises ``UserError`` for an unknown defense or attack or a wrong parameter of theirs, and for
+    Raises ``ValueError`` for an unknown defense or attack or a wrong parameter of theirs, and for
     an inner attack that itself needs a source.
     """
 
@@ -52,17 +52,16 @@ class Transfer(Attack):
         return cls(**tables)
 
     def __post_init__(self) -> None:
-        defense = registry.DEFENSES.make(_spec("source", self.source))
-        inner = registry.ATTACKS.make(_climbing_on(_spec("attack", self.attack)))
+        _, source = nested.resolve(registry.DEFENSES, "source", self.source, DEFAULTS["source"])
+        climbing = _climbing_on(_table("attack", self.attack))
+        inner, attack = nested.resolve(registry.ATTACKS, "attack", climbing, DEFAULTS["attack"])
         if inner.access == "transfer" or inner.requires():
-            raise UserError(
-                f"attack 'transfer' needs an attack that looks at its source itself, "
-                f"got {self.attack['name']!r}, which takes its inputs from elsewhere"
+            raise ValueError(
+                f"it needs an attack that looks at its source itself, "
+                f"got {attack['name']!r}, which takes its inputs from elsewhere"
             )
-        # Complete with their defaults: the document of a cell must say all that it depends on.
-        for name, plugin in (("source", defense), ("attack", inner)):
-            table = {"name": getattr(self, name)["name"], **registry.parameters(plugin)}
-            object.__setattr__(self, name, table)
+        object.__setattr__(self, "source", source)
+        object.__setattr__(self, "attack", attack)
         object.__setattr__(self, "inner", inner)
 
     @property
@@ -90,7 +89,7 @@ class Transfer(Attack):
 
     def requires(self) -> Mapping[str, Defense | Spec]:
         """Name the source, a fit that the plan shares."""
-        return {"source": _spec("source", self.source)}
+        return {"source": nested.as_spec(self.source)}
 
     def files(self) -> Sequence[Path]:
         """Name the files that the inner attack reads."""
@@ -117,22 +116,10 @@ def _default(name: str) -> dict[str, Any]:
 
 
 def _table(name: str, given: Any) -> dict[str, Any]:
-    """Return a plugin's name as a table, and a table as it is."""
-    table = {"name": given} if isinstance(given, str) else given
-    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-        raise UserError(
-            f"{name} of attack 'transfer' must be a name or a table with a name, "
-            f'as in {name} = {{ name = "{DEFAULTS[name]}" }}, got {given!r}'
-        )
-    return dict(table)
+    return nested.as_table(name, given, DEFAULTS[name])
 
 
-def _spec(name: str, given: Mapping[str, Any]) -> Spec:
-    table = _table(name, given)
-    return Spec(table.pop("name"), table)
-
-
-def _climbing_on(spec: Spec) -> Spec:
-    names = {f.name for f in fields(registry.ATTACKS.get(spec.name))}
+def _climbing_on(table: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(registry.ATTACKS.get(table["name"]))}
     default = {"early_stop": False} if "early_stop" in names else {}
-    return Spec(spec.name, {**default, **spec.params})
+    return {**default, **table}

@@ -89,11 +89,19 @@ def summarise(records: pd.DataFrame, threat: ThreatModel, features: int) -> Docu
         "robust_ci": wilson(robust, sources),
         **_feature_robustness(attacked, source, sources, threat, features),
         **_sizes(attacked[attacked["success"]]),
+        **(_WITHOUT_SOURCE if threat.norm == "none" else {}),
         "invalid": _count(~(attacked["finite"] & attacked["in_box"] & attacked["in_budget"])),
         "zero_gradients": _total(attacked["zero_gradients"]),
         "no_op": _count((attacked["linf"] == 0) & ~attacked["success"]),
         "stop_reasons": _stop_reasons(attacked),
     }
+
+
+_WITHOUT_SOURCE: dict[str, None] = dict.fromkeys((
+    "robust_accuracy", "robust_ci", "features_mean", "pixels_mean", "l2_mean", "linf_mean",
+    "l2_success", "linf_success",
+))  # fmt: skip
+"""What compares an input with its source, and is undefined where it has none."""
 
 
 def _feature_robustness(
@@ -139,7 +147,12 @@ def _stop_reasons(attacked: pd.DataFrame) -> dict[str, int] | None:
 def relative_distance(
     records: pd.DataFrame, threat: ThreatModel, shape: tuple[int, ...]
 ) -> pd.Series:
-    """Return the distance of every record in the norm of ``threat`` and the unit of its budget."""
+    """Return the distance of every record in the norm of ``threat`` and the unit of its budget.
+
+    Raises ValueError for norm ``none``, under which there is no distance.
+    """
+    if threat.norm == "none":
+        raise ValueError("norm 'none' measures no distance: its inputs have no source")
     column = {"features": "l0_features", "pixels": "l0_pixels", "input": threat.norm}[threat.unit]
     total = {"features": math.prod(shape), "pixels": math.prod(shape[1:]), "input": 1}[threat.unit]
     return records[column] / total
@@ -150,7 +163,8 @@ def worst_case(cells: list[pd.DataFrame], threat: ThreatModel, shape: tuple[int,
 
     Per source: classified correctly, and misclassified by no stored input that keeps to the norm
     and budget of ``threat``, whichever attack made it with whatever goal; inputs of smaller
-    budgets count at larger ones. For a minimum-norm threat model there is no budget, hence None.
+    budgets count at larger ones. For a minimum-norm threat model there is no budget, hence None;
+    nor is there for inputs without a source, whose records never count as misclassified.
     """
     if threat.budget is None or not cells:
         return {"worst_case": None, "worst_case_ci": None}

@@ -131,9 +131,8 @@ def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Pro
     write_text(folder.top("leaderboard.md"), render(made, environment))
     if plan.matrix.report is not None:
         seconds = read_json(folder.top("timings.json"))
+        write_figures(plan.matrix.report, made, folder, data)
         write_pages(plan.matrix.report, folder.root, made, environment, seconds)
-    if plan.matrix.report == "distillation":
-        write_figures(made, folder, data)
     return made
 
 

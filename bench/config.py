@@ -52,8 +52,10 @@ class MatrixConfig(BaseModel):
     A list in a ``[[defense]]`` or ``[[attack]]`` table sweeps its parameter; ``note`` in one is a
     remark shown beside its rows. ``report = "agreement"`` adds a page that holds each attack
     against the first that differentiates the same output, attempt by attempt; ``"distillation"``
-    a page, a table of costs and figures that stand beside the published ones. ``network`` and
-    ``recipe`` default to the data set's own. ``sources`` images of the test split are attacked,
+    a page, a table of costs and figures that stand beside the published ones; ``"findings"`` a page
+    that tells what the run shows, each in two sentences with a table and a figure, and the logits
+    and pairs of models that it is made of. ``network`` and ``recipe`` default to the data set's
+    own. ``sources`` images of the test split are attacked,
     chosen by ``source_seed``, the same for every model. ``probe_samples``: on how many of the test
     images input gradients are measured without an attack, at least on the sources.
 
@@ -75,7 +77,7 @@ class MatrixConfig(BaseModel):
     seeds: Annotated[
         list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)
     ] = [0]
-    report: Literal["agreement", "distillation"] | None = None
+    report: Literal["agreement", "distillation", "findings"] | None = None
     defense: list[Table] = Field(min_length=1)
     attack: list[Table] = []
     panel: list[Panel] = []

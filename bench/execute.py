@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from bench.logits import columns as logit_columns
 from bench.measure import (
     ContractError,
     Distances,
@@ -179,11 +180,15 @@ def judge(
     in_budget = measured.within(attack.threat(info.shape), info.shape)
     valid = attempts.attacked & measured.in_box & in_budget & torch.isfinite(logits).all(dim=1)
     label = sources.y[attempts.source]
-    misclassified = valid & (lead(logits, label) < 0)
-    if attack.confidence is not None:
-        success = valid & (confidence(logits) < attack.confidence)
-    elif attack.targeted:
+    # An input without a source is no version of it, and the source's label says nothing of it.
+    versions = attack.threat(info.shape).norm != "none"
+    misclassified = valid & (lead(logits, label) < 0) & versions
+    if attack.targeted:
         success = valid & (lead(logits, attempts.target.clamp(min=0)) > 0)
+        if attack.confidence is not None:
+            success &= confidence(logits) >= attack.confidence
+    elif attack.confidence is not None:
+        success = valid & (confidence(logits) < attack.confidence)
     else:
         success = misclassified
     source = attempts.source
@@ -195,6 +200,7 @@ def judge(
         "adversarial_prediction": logits.argmax(dim=1),
         "clean_confidence": confidence(attempts.clean)[source],
         "adversarial_confidence": confidence(logits),
+        **logit_columns(logits),
         "success": success,
         "misclassified": misclassified,
         **_distance_columns(measured),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def read_run(root: Path) -> FinishedRun:
     folder.check_schema()
     try:
         plan = read_plan(_read(folder, "plan.json", dict))
-        results = Results(*(_read(folder, name, list) for name in Results.FILES))
+        results = _results(root, lambda name: _read(folder, name, list))
         environment = _read(folder, "environment.json", dict)
     except (DamagedError, UserError) as error:
         raise UserError(f"{root} is no finished run: {error}") from error
@@ -68,7 +69,12 @@ def read_run(root: Path) -> FinishedRun:
 
 def read_results(root: Path) -> Results:
     """Read what a run, or what is published of one, came to; raises DamagedError."""
-    return Results(*(read_json(root / name) for name in Results.FILES))
+    return _results(root, lambda name: read_json(root / name))
+
+
+def _results(root: Path, read: Callable[[str], list[Document]]) -> Results:
+    further = [read(name) if (root / name).exists() else [] for name in Results.FURTHER]
+    return Results(*(read(name) for name in Results.FILES), *further)
 
 
 def _read(folder: RunFolder, name: str, kind: type) -> Any:

@@ -47,11 +47,10 @@ class Keys:
     def _fit(self, node: Node) -> Document:
         source = self._source_of_fit(node)
         self._sources[node.id] = source
-        required = {role: self.models[need] for role, need in node.needs.items()}
         return {
             **self._common(node),
             "source": source,
-            "required_weights": required,
+            "required": {role: self._model(need) for role, need in node.needs.items()},
             **_files(plugin_of(node)),
         }
 

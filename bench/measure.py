@@ -66,7 +66,10 @@ class Distances:
     in_box: Tensor
 
     def within(self, threat: ThreatModel, shape: tuple[int, ...]) -> Tensor:
-        """Return whether each row keeps to the budget of ``threat``, (n,) bool."""
+        """Return whether each row keeps to the budget of ``threat``, (n,) bool.
+
+        Without a budget, and so for inputs without a source, whether it is finite.
+        """
         if threat.budget is None:
             return self.finite
         pixels = math.prod(shape[1:]) if len(shape) == 3 else math.prod(shape)

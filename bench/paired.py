@@ -104,10 +104,8 @@ def paired_rates(a: pd.DataFrame, b: pd.DataFrame) -> Document | None:
     """Compare the success rates of two record sets on their common attempts.
 
     ``a``, ``b``: records as ``bench.execute`` makes them; an attempt is a source and its target.
-    Returns ``delta`` (the rate of ``a`` minus that of ``b``), ``ci`` (95 %, paired) and
-    ``attempts``, or None where no attempt is common. The interval is Agresti and Min's on the
-    effective number of attempts: their number over the design effect of sources that were attacked
-    at several targets, and never less than the number of sources.
+    Returns ``delta`` (the rate of ``a`` minus that of ``b``), ``ci`` (95 %, paired and clustered
+    by source) and ``attempts``, or None where no attempt is common.
     """
     goals = ["sample_id", "target"]
     first, second = (
@@ -117,13 +115,25 @@ def paired_rates(a: pd.DataFrame, b: pd.DataFrame) -> Document | None:
     both = first.merge(second, on=goals, suffixes=("_a", "_b"))
     if both.empty:
         return None
-    won, lost = both["success_a"].to_numpy(bool), both["success_b"].to_numpy(bool)
-    table = pairs(won, lost)
     source, _ = pd.factorize(both["sample_id"])
-    difference = won.astype(float) - lost.astype(float)
-    share = _effective(difference, source) / len(both)
-    scaled = Pairs(len(both) * share, table.only_first * share, table.only_second * share)
-    return {"delta": table.delta, "ci": agresti_min(scaled, Z95), "attempts": len(both)}
+    won, lost = both["success_a"].to_numpy(bool), both["success_b"].to_numpy(bool)
+    delta, ci = clustered_difference(won, lost, source)
+    return {"delta": delta, "ci": ci, "attempts": len(both)}
+
+
+def clustered_difference(
+    first: Flags, second: Flags, cluster: npt.NDArray[np.int64], z: float = Z95
+) -> tuple[float, tuple[float, float]]:
+    """Return the share of yes of ``first`` minus that of ``second``, (n,) bool, and its interval.
+
+    ``cluster``: (n,), which answers belong together, numbered from 0. The interval is Agresti and
+    Min's on the effective number of answers: their number over the design effect, and never less
+    than the number of clusters.
+    """
+    table = pairs(first, second)
+    share = _effective(first.astype(float) - second.astype(float), cluster) / len(first)
+    scaled = Pairs(len(first) * share, table.only_first * share, table.only_second * share)
+    return table.delta, agresti_min(scaled, z)
 
 
 def _effective(values: npt.NDArray[np.float64], cluster: npt.NDArray[np.int64]) -> float:

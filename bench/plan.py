@@ -9,6 +9,7 @@ from typing import Literal
 from bench import registry
 from bench.config import MatrixConfig, parse_matrix
 from bench.fingerprint import digest
+from bench.nested import as_spec
 from bench.panel import REFERENCE
 from bench.plugin import Attack, DataSource, Defense
 from bench.training import find_recipe
@@ -74,8 +75,8 @@ def node_id(node: Node) -> str:
 
 def make_plan(matrix: MatrixConfig) -> Plan:
     """Expand ``matrix``; raises UserError for an unknown plugin, parameter or recipe."""
-    source = registry.DATASETS.make(_spec(matrix.dataset))
-    network = _spec(matrix.network or {"name": source.network})
+    source = registry.DATASETS.make(as_spec(matrix.dataset))
+    network = as_spec(matrix.network or {"name": source.network})
     builder = _Builder(
         {
             "dataset": registry.DATASETS.document(source),
@@ -104,10 +105,6 @@ def _recipe(matrix: MatrixConfig, source: DataSource) -> str:
             f"its own is {source.recipe!r}"
         )
     return source.paper_recipe
-
-
-def _spec(table: Mapping[str, object]) -> Spec:
-    return Spec(str(table["name"]), {key: value for key, value in table.items() if key != "name"})
 
 
 def _probe_document(fit: str, matrix: MatrixConfig) -> Document:

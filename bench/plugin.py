@@ -172,9 +172,11 @@ class Attack(ABC):
 
     @property
     def confidence(self) -> float | None:
-        """Below which top probability an attempt succeeds, where the goal is no other label.
+        """The probability in an attempt's goal, None where predictions alone decide.
 
-        Papernot et al. 2016, arXiv 1511.07528, section II: the weakest of an adversary's goals.
+        Untargeted: it succeeds where no class has this probability (Papernot et al. 2016, arXiv
+        1511.07528, section II: the weakest of an adversary's goals). Targeted: where the target
+        wins with at least this one (Nguyen et al. 2015, arXiv 1412.1897).
         """
         return None
 

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.data import Dataset, Split
-from bench.measure import confidence, predict
+from bench.logits import columns as logit_columns
+from bench.logits import measures
+from bench.measure import predict
 from bench.views import View
 
 CHUNK = 256
@@ -58,7 +60,8 @@ def probe(model: nn.Module, data: Dataset, samples: Samples) -> Probe:
 
     Every row has ``prediction``, ``confidence``, ``entropy`` (nats), ``max_logit``, ``logit_gap``
     (max minus runner-up; both: Seguin et al. 2021, arXiv 2108.12001), ``mean_abs_logit``,
-    ``finite``, and ``sums_to_one``: whether the output looks like probabilities.
+    ``finite``, ``sums_to_one``: whether the output looks like probabilities, and the logits
+    themselves.
 
     On the images of ``samples``: ``sensitivity``, the base-10 logarithm of the mean absolute input
     gradient of the predicted probability (Papernot et al. 2016, arXiv 1511.04508, section V-C);
@@ -90,20 +93,16 @@ def describe(model: nn.Module, split: Split, classes: int, name: str = "test") -
     """Return what a forward pass tells of every image of ``split``, which is called ``name``."""
     logits = predict(model, split.x, classes)
     exact = logits.double()
-    top = exact.topk(2, dim=1).values
-    probs = exact.softmax(dim=1)
     sums = (exact.sum(dim=1) - 1).abs() < 1e-4
     columns = {
         "sample_id": torch.arange(len(split)),
         "label": split.y,
         "prediction": logits.argmax(dim=1),
-        "confidence": confidence(logits),
-        "entropy": torch.special.entr(probs).sum(dim=1),
-        "max_logit": top[:, 0],
-        "logit_gap": top[:, 0] - top[:, 1],
+        **measures(logits),
         "mean_abs_logit": exact.abs().mean(dim=1),
         "finite": torch.isfinite(logits).all(dim=1),
         "sums_to_one": sums & (exact >= 0).all(dim=1),
+        **logit_columns(logits),
     }
     frame = pd.DataFrame({key: column.cpu().numpy() for key, column in columns.items()})
     frame.insert(0, "split", name)

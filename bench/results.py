@@ -19,8 +19,11 @@ from bench.aggregate import (
 )
 from bench.data import Dataset
 from bench.fingerprint import digest, source_hash
+from bench.finished import read_results
 from bench.flags import ModelFacts, cell_flags, model_flags
 from bench.folder import RunFolder
+from bench.logit_rows import logit_rows
+from bench.pair_rows import pair_rows
 from bench.paired import paired_rates
 from bench.plan import Node, Plan
 from bench.plugin import Defense
@@ -69,6 +72,7 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
         {
             "code": code,
             "plan": digest(plan.document()),
+            "report": plan.matrix.report,
             "panels": [asdict(entry) for entry in plan.matrix.entries()],
             "fits": [folder.model(node.id).exists() for node in plan.of("fit")],
             "probes": [_files(folder.probe(node.id)) for node in plan.of("probe")],
@@ -77,16 +81,20 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     )
     try:
         known = read_json(note)
-        for name in Results.FILES:
-            check(folder.top(name), known["files"][name])
         if known["key"] == key:
-            return Results(*(read_json(folder.top(name)) for name in Results.FILES))
+            for name in {*Results.FILES, *known["files"]}:
+                check(folder.top(name), known["files"][name])
+            return read_results(folder.root)
     except (DamagedError, KeyError, TypeError):
         pass  # never made, or damaged: it is made of the records again
     made = collect(plan, data, folder)
-    for name, document in made.documents().items():
+    documents = made.documents()
+    for name in Results.FURTHER:
+        if name not in documents:  # left by the same matrix with another report
+            folder.top(name).unlink(missing_ok=True)
+    for name, document in documents.items():
         write_json(folder.top(name), document)
-    hashes = {name: file_hash(folder.top(name)) for name in Results.FILES}
+    hashes = {name: file_hash(folder.top(name)) for name in documents}
     write_json(note, {"key": key, "code": code, "files": hashes})
     return made
 
@@ -131,13 +139,17 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
             model,
             found,
             [t for t, cell in zip(trials, cells, strict=True) if cell.fit == model["id"]],
+            probes[model["id"]].records,
         )
         for model, found in zip(models, suspected, strict=True)
     ]
+    told = plan.matrix.report == "findings"
     return Results(
         rows,
         [m | found.document() for m, found in zip(models, suspected, strict=True)],
         verdict_rows(plan.matrix, info, sources, judged),
+        logit_rows(judged, sources) if told else [],
+        pair_rows(plan.matrix, info, sources, judged) if told else [],
     )
 
 

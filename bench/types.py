@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 Norm = Literal["l0", "l2", "linf"]
+Measure = Literal["l0", "l2", "linf", "none"]
 Unit = Literal["input", "features", "pixels"]
 Access = Literal["gradients", "scores", "decisions", "transfer"]
 Targets = Literal["untargeted", "all", "random", "runner-up"]
@@ -25,9 +26,13 @@ class ThreatModel:
     and ``budget`` a fraction of them in (0, 1]; for ``l2`` and ``linf`` the unit is ``input`` and
     the budget a length in input units (inputs lie in [0, 1]). ``budget`` is None for a
     minimum-norm attack. Results of different threat models are never averaged or ranked together.
+
+    ``norm`` is ``none``, without a budget, for inputs that have no source: anything in the box
+    goes, nothing is held against a source, and its label says nothing of them. They are no
+    adversarial versions of it, and count towards no worst case.
     """
 
-    norm: Norm
+    norm: Measure
     budget: float | None = None
     unit: Unit = "input"
 
@@ -37,12 +42,19 @@ class ThreatModel:
                 f"an l0 threat model counts features or pixels and no other does, "
                 f"got norm {self.norm!r} with unit {self.unit!r}"
             )
+        if self.norm == "none" and self.budget is not None:
+            raise ValueError(
+                f"norm 'none' holds nothing against a source and takes no budget, "
+                f"got {self.budget!r}"
+            )
         if self.budget is not None and not self.budget > 0:
             raise ValueError(f"budget must be positive or None, got {self.budget!r}")
         if self.norm == "l0" and self.budget is not None and self.budget > 1:
             raise ValueError(f"an l0 budget is a fraction in (0, 1], got {self.budget!r}")
 
     def __str__(self) -> str:
+        if self.norm == "none":
+            return "any input"
         name = {"l0": "L0", "l2": "L2", "linf": "L∞"}[self.norm]
         if self.budget is None:
             return f"{name}, minimum norm" + (f" ({self.unit})" if self.norm == "l0" else "")
@@ -129,18 +141,24 @@ class Results:
     """What a run's records come to, each a file of the folder.
 
     ``cells``: one object a cell; ``models``: one a fitted model; ``verdicts``: one a defense and
-    budget of the matrix's panels.
+    budget of the matrix's panels. Only where the matrix's report is ``findings``, and otherwise
+    empty: ``logits``, one a model and attack; ``pairs``, one a pair of defenses.
     """
 
     cells: list[Document]
     models: list[Document]
     verdicts: list[Document] = field(default_factory=list)
+    logits: list[Document] = field(default_factory=list)
+    pairs: list[Document] = field(default_factory=list)
 
     FILES: ClassVar[tuple[str, ...]] = ("results.json", "models.json", "verdicts.json")
+    FURTHER: ClassVar[tuple[str, ...]] = ("logits.json", "pairs.json")
 
     def documents(self) -> dict[str, list[Document]]:
-        """Return what each file holds."""
-        return dict(zip(self.FILES, (self.cells, self.models, self.verdicts), strict=True))
+        """Return what each file holds; of the further ones, those that hold something."""
+        rows = (self.cells, self.models, self.verdicts, self.logits, self.pairs)
+        every = dict(zip((*self.FILES, *self.FURTHER), rows, strict=True))
+        return {name: found for name, found in every.items() if found or name in self.FILES}
 
 
 @dataclass(frozen=True)

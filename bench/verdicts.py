@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from bench import registry
 from bench.aggregate import wilson
@@ -27,11 +28,12 @@ WARNING = ("warning", "error")
 
 @dataclass(frozen=True)
 class Model:
-    """One fitted model: its row of ``models.json``, its flags, its cells."""
+    """One fitted model: its row of ``models.json``, its flags, its cells, the rows of its probe."""
 
     row: Document
     suspicions: Suspicions
     trials: Sequence[Trial]
+    probe: pd.DataFrame | None = None
 
 
 def panel_entries(matrix: MatrixConfig, panel: Panel) -> dict[str, Entry]:
@@ -72,7 +74,7 @@ class _Table:
         self.models: dict[str, dict[int, Model]] = {}
         self.subjects: dict[str, dict[int, Subject]] = {}
         for model in models:
-            name, seed = _name(model.row), model.row["seed"]
+            name, seed = defense_name(model.row), model.row["seed"]
             trials = [placed(trial, entries) for trial in model.trials]
             self.models.setdefault(name, {})[seed] = model
             self.subjects.setdefault(name, {})[seed] = Subject(panel, info, ids, trials, expected)
@@ -231,7 +233,8 @@ IDENTITY = ("dataset", "network", "recipe", "defense", "defense_params")
 """What says which defense a row is about, whatever the seed."""
 
 
-def _name(row: Document) -> str:
+def defense_name(row: Document) -> str:
+    """Return the digest of what says which defense a row is about."""
     return digest({key: row[key] for key in IDENTITY})
 
 

@@ -106,8 +106,9 @@ def _check_rows(run: FinishedRun, found: Verification, collected: Callable[[], R
     except Exception as error:  # noqa: BLE001 (damage that was reported, and other people's code)
         found.add("results.json", "rows", "stored", f"not made again: {reason_of(error)}")
         return
-    for name, stored in run.results.documents().items():
-        _check_table(name, stored, made[name], found)
+    stored = run.results.documents()
+    for name in {**made, **stored}:
+        _check_table(name, stored.get(name, []), made.get(name, []), found)
 
 
 def _check_table(
@@ -132,7 +133,7 @@ def _close(first: Any, second: Any) -> bool:
 def _check_top(run: FinishedRun, found: Verification, render: Render) -> None:
     try:
         noted = read_json(run.folder.top("results-key.json"))["files"]
-        for name in Results.FILES:
+        for name in run.results.documents():
             if noted[name] != (made := file_hash(run.folder.top(name))):
                 found.add("results-key.json", f"SHA-256 of {name}", noted[name], made)
     except (DamagedError, KeyError, TypeError) as error:

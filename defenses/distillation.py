@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from bench.data import Split
 from bench.plugin import Defense, FitContext
 from bench.views import check_temperature
-
-ROWS = 1024
-"""Rows a query of the teacher: fixed, so that its labels sum in the same order every time."""
+from defenses.teachers import answers
 
 
 def soften(logits: Tensor, temperature: float) -> Tensor:
@@ -57,8 +54,6 @@ class Distillation(Defense):
 
     def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
         """Train at the temperature on the teacher's probabilities at the temperature."""
-        teacher = context.fitted["teacher"]
-        with torch.no_grad():
-            logits = torch.cat([teacher(rows) for rows in torch.split(train.x, ROWS)])
+        logits = answers(context.fitted["teacher"], train.x, context.info)
         labels = soften(logits, self.temperature)
         context.train(model, train.x, labels, temperature=self.temperature)

@@ -5,15 +5,14 @@ A smaller network learns from the labels and from a larger one's softened answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
 from bench.data import Split
+from bench.nested import NameOrTable
 from bench.plugin import FitContext
 from bench.views import check_temperature
 from defenses.other_network import OtherNetwork
@@ -33,7 +32,7 @@ class KnowledgeDistillation(Student, OtherNetwork):
     Fails where the teacher is at chance or has other classes or inputs.
     """
 
-    teacher: Mapping[str, Any] | str = field(default="undefended", hash=False)
+    teacher: NameOrTable = field(default="undefended", hash=False)
     temperature: float = 4.0
     weight: float = 0.9
 

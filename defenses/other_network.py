@@ -9,22 +9,24 @@ from typing import Any
 from torch import nn
 
 from bench import nested, registry
+from bench.nested import NameOrTable
 from bench.plugin import BuildContext, Defense
+from bench.types import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class OtherNetwork(Defense):
     """A defense that is built on ``network``: by name, or as a table with its parameters.
 
-    None is the run's own network.
+    None is the run's own network. Raises ``ValueError`` for an unknown one or a wrong parameter of
+    it; ``build`` raises UserError where the network does not take the inputs of the data set.
     """
 
-    network: Mapping[str, Any] | str | None = field(default=None, hash=False)
+    network: NameOrTable | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if self.network is not None:
-            what = f"network of defense {registry.DEFENSES.name_of(self)!r}"
-            _, table = nested.resolve(registry.NETWORKS, what, self.network, "mlp")
+            _, table = nested.resolve(registry.NETWORKS, "network", self.network, "mlp")
             object.__setattr__(self, "network", table)
 
     def code(self) -> Sequence[Callable[..., Any]]:
@@ -39,4 +41,7 @@ class OtherNetwork(Defense):
         if self.network is None:
             return context.network()
         assert isinstance(self.network, Mapping)
-        return registry.NETWORKS.make(nested.as_spec(self.network)).build(context.info)
+        try:
+            return registry.NETWORKS.make(nested.as_spec(self.network)).build(context.info)
+        except ValueError as error:
+            raise UserError(f"network {self.network['name']!r}: {error}") from error

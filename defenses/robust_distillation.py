@@ -20,9 +20,7 @@ from bench.plugin import FitContext
 from bench.views import check_temperature
 from defenses.teachers import Student, TeacherError
 
-Keep = Literal[
-    "all", "max", "values", "order", "fixed_order", "confidence", "gap", "label"
-]  # fmt: skip
+Keep = Literal["all", "max", "values", "order", "fixed_order", "confidence", "gap", "label"]
 
 LEAST_CLASSES = 3
 """Below, there is one class beside the largest: nothing to shuffle, order or level."""
@@ -75,22 +73,23 @@ def check_classes(keep: Keep, classes: int) -> None:
     """Raise TeacherError where ``keep`` says nothing about so few ``classes``."""
     if keep not in ("all", "label") and classes < LEAST_CLASSES:
         raise TeacherError(
-            f'keep = "{keep}" changes the classes beside the largest and needs at least '
-            f'{LEAST_CLASSES} of them, got {classes}: use "all" or "label"'
+            f'keep = "{keep}" changes the classes beside the largest and needs a data set of at '
+            f'least {LEAST_CLASSES} classes, got {classes}: use "all" or "label"'
         )
 
 
 def manipulate(
     logits: Tensor, keep: Keep, temperature: float, generator: torch.Generator
 ) -> Tensor:
-    """Return the soft labels (n, classes) that ``keep`` leaves of ``logits`` (n, classes).
+    """Return the soft labels that ``keep`` leaves of ``logits``: both (n, classes), float32.
 
-    The largest class of each row stays the largest. ``generator`` shuffles for ``values``.
+    The largest class of each row, the first of equals, stays as large as any. ``generator``, on
+    the device of ``logits``, shuffles for ``values``.
     """
     order = logits.argsort(dim=1, descending=True, stable=True)
     top, rest = order[:, :1], order[:, 1:]
     if keep == "label":
-        return torch.zeros_like(logits).scatter_(1, top, 1)
+        return torch.zeros_like(logits, dtype=torch.float32).scatter_(1, top, 1)
     ranked = logits.double().gather(1, order)
     if keep == "order":
         # The gaps below the largest, averaged over samples rank by rank.

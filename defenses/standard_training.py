@@ -24,7 +24,7 @@ class StandardTraining(OtherNetwork):
 
     ``network``: by name or as a table with its parameters; None is the run's own. ``half``: which
     half of the training split it sees, ``first`` or ``second``, which share no image; None is the
-    whole. Images keep the order of the data set, in which every network sees its own split.
+    whole. The split is cut in the middle, in the order of the data set.
     """
 
     half: Half | None = None

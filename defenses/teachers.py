@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from bench import nested, registry
 from bench.data import Split
 from bench.flags import chance
+from bench.nested import NameOrTable
 from bench.plugin import Defense, FitContext
-from bench.types import DataInfo
+from bench.types import DataInfo, UserError
 
 ROWS = 1024
 """Rows a query of the teacher: fixed, so that its answers sum in the same order every time."""
 
 
-class TeacherError(Exception):
+class TeacherError(UserError):
     """The teacher cannot teach this data set; the message says why."""
 
 
@@ -32,25 +33,31 @@ def answers(teacher: nn.Module, x: Tensor, info: DataInfo) -> Tensor:
     Raises TeacherError where the teacher does not take inputs of that shape, or answers with other
     classes or with numbers that are not finite.
     """
-    parts = []
     with torch.no_grad():
-        for rows in torch.split(x, ROWS):
-            try:
-                parts.append(teacher(rows))
-            except RuntimeError as error:
-                reason = str(error).partition("\n")[0]
-                raise TeacherError(
-                    f"the teacher does not take inputs of shape {tuple(x.shape[1:])}, "
-                    f"as {info.name!r} has them: {reason}"
-                ) from error
-    logits = torch.cat(parts)
-    if logits.shape != (len(x), info.classes):
-        raise TeacherError(
-            f"the teacher answers with shape {tuple(logits.shape[1:])} an input, "
-            f"and {info.name!r} has {info.classes} classes: student and teacher must share them"
-        )
+        logits = torch.cat([_ask(teacher, rows, info) for rows in torch.split(x, ROWS)])
     if not torch.isfinite(logits).all():
         raise TeacherError("the teacher's logits are not finite: there is nothing to learn")
+    return logits
+
+
+def _ask(teacher: nn.Module, rows: Tensor, info: DataInfo) -> Tensor:
+    try:
+        logits: Any = teacher(rows)
+    except torch.OutOfMemoryError:
+        raise  # a RuntimeError too, and no word about shapes
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise TeacherError(
+            f"the teacher does not take inputs of shape {tuple(rows.shape[1:])}, "
+            f"as {info.name!r} has them: {reason}"
+        ) from error
+    expected = (len(rows), info.classes)
+    if not isinstance(logits, Tensor) or logits.shape != expected:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise TeacherError(
+            f"the teacher answers {len(rows)} inputs with {got}, expected {expected}: "
+            f"student and teacher must share the {info.classes} classes of {info.name!r}"
+        )
     return logits.float()
 
 
@@ -69,14 +76,14 @@ def refuse_chance(teacher: nn.Module, held_out: Split, info: DataInfo) -> None:
 class Student(Defense):
     """A network that learns from the answers of ``teacher``, a defense of the same run.
 
-    ``teacher``: its name, or a table with its name and parameters.
+    ``teacher``: its name, or a table with its name and parameters. Raises ``ValueError`` for an
+    unknown one or a wrong parameter of it.
     """
 
-    teacher: Mapping[str, Any] | str = field(default="adversarial_training", hash=False)
+    teacher: NameOrTable = field(default="adversarial_training", hash=False)
 
     def __post_init__(self) -> None:
-        what = f"teacher of defense {registry.DEFENSES.name_of(self)!r}"
-        _, table = nested.resolve(registry.DEFENSES, what, self.teacher, "undefended")
+        _, table = nested.resolve(registry.DEFENSES, "teacher", self.teacher, "undefended")
         object.__setattr__(self, "teacher", table)
 
     def requires(self) -> Mapping[str, Defense]:

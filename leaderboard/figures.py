@@ -139,6 +139,16 @@ def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Ax
     return figure, figure.add_subplot()
 
 
+def new_grid(
+    rows: int, columns: int, width: float = WIDTH, height: float = HEIGHT
+) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure of that many inches, and its axes row by row."""
+    from matplotlib.figure import Figure as NewFigure
+
+    figure = NewFigure((width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
 @styled
 def success(results: Results) -> Figure | None:
     """Success of JSMA against temperature, by what it differentiates, beside the paper's."""
@@ -204,7 +214,7 @@ def _against_temperature(
     _plot_published(axes, results, quantity, 100, **wanted)
     _temperature_axis(axes)
     axes.set_ylabel(label)
-    _legend(figure, columns)
+    legend(figure, columns)
     return figure
 
 
@@ -264,8 +274,11 @@ def _temperature_axis(axes: Axes) -> None:
     axes.set_xlabel("training temperature T")
 
 
-def _legend(figure: Figure, columns: int = 3) -> None:
-    handles, names = figure.axes[0].get_legend_handles_labels()
+def legend(figure: Figure, columns: int = 3) -> None:
+    """Put the names of the series of all axes above them, the published figures last."""
+    found = [axes.get_legend_handles_labels() for axes in figure.axes]
+    handles = [handle for some, _ in found for handle in some]
+    names = [name for _, some in found for name in some]
     unique = dict(zip(reversed(names), reversed(handles), strict=True))
     order = [name for name in dict.fromkeys(names) if name != "published"]
     order += ["published"] * ("published" in unique)
@@ -304,7 +317,7 @@ def sensitivity(results: Results) -> Figure | None:
     axes.set_ylabel("test images, %")
     for edge in (-40, -2):
         axes.axvline(edges.index(edge) + 0.5, color="0.4", linewidth=0.7, linestyle=":")
-    _legend(figure, 4)
+    legend(figure, 4)
     return figure
 
 
@@ -324,7 +337,7 @@ def logits(results: Results) -> Figure | None:
     _temperature_axis(axes)
     axes.set_yscale("log")
     axes.set_ylabel("logits at T = 1")
-    _legend(figure)
+    legend(figure)
     return figure
 
 
@@ -363,5 +376,5 @@ def scale(runs: Mapping[str, Results]) -> Figure | None:
     axes.set_ylim(-3, 103)
     axes.set_xlabel("mean |logit| at T = 1")
     axes.set_ylabel("success rate, %")
-    _legend(figure, 2)
+    legend(figure, 2)
     return figure

@@ -28,6 +28,9 @@ SHOWN = (
     "adversarial_confidence", "success", "l0_features", "l2", "linf", "iterations", "stop_reason",
 )  # fmt: skip
 
+DISTANCES = ("l0_features", "l2", "linf")
+"""Columns that mean nothing where an input has no source."""
+
 
 def show_verification(run: FinishedRun, found: Verification) -> None:
     """Print every difference, then the notes, then one line with counts."""
@@ -64,7 +67,7 @@ def show_cell(run: FinishedRun, node: Node) -> None:
         if name != "flags":
             _say(f"{name:<24}{_short(value)}")
     _show_flags(row.get("flags") or [])
-    _show_records(run, node, document)
+    _show_records(run, node, document, row)
     _title("\nrepeat")
     command, matrix = repeat_command(run, str((document.get("key") or {}).get("device", "auto")))
     _say(command)
@@ -89,7 +92,7 @@ def _show_flags(flags: list[Document]) -> None:
         _say("none")
 
 
-def _show_records(run: FinishedRun, node: Node, document: Document) -> None:
+def _show_records(run: FinishedRun, node: Node, document: Document, row: Row) -> None:
     if "files" not in document:
         return
     path = run.folder.cell(node.id).with_suffix(".parquet")
@@ -100,7 +103,8 @@ def _show_records(run: FinishedRun, node: Node, document: Document) -> None:
         _say(
             f"{column}: " + ", ".join(f"{_reason(name)} {count}" for name, count in counts.items())
         )
-    shown = [name for name in SHOWN if name in records]
+    hidden = DISTANCES if row and row["threat"]["norm"] == "none" else ()
+    shown = [name for name in SHOWN if name in records and name not in hidden]
     _say("\n" + grid(records[shown].head(ROWS).map(_figure)))
 
 

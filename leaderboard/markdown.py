@@ -33,7 +33,7 @@ from leaderboard.verdicts import (
 # An underscore inside a word is no markup, and names are full of them.
 SPECIAL = re.compile(r"([\\`*{}\[\]<>#|~]|(?<!\w)_|_(?!\w))")
 
-INTERVAL = re.compile(r"\\\[(-?[\d.]+, -?[\d.]+)\\\]")
+INTERVAL = re.compile(r"\\\[([-−]?[\d.]+, [-−]?[\d.]+)\\\]")
 
 
 def escape(text: str) -> str:

@@ -14,6 +14,7 @@ from bench.types import DamagedError, Results, UserError
 from leaderboard.agreement import agreement
 from leaderboard.cost import cost
 from leaderboard.distillation import distillation
+from leaderboard.findings.page import findings
 from leaderboard.markdown import render
 
 if TYPE_CHECKING:
@@ -40,13 +41,13 @@ def publish(run: Path, to: Path) -> Path:
     write_json(target / "environment.json", environment)
     write_text(target / "leaderboard.md", render(results, environment))
     report = environment["matrix"].get("report")
+    for figure in sorted((run / "figures").glob("*.p[dn][fg]")):
+        with atomic(target / "figures" / figure.name) as temporary:
+            shutil.copyfile(figure, temporary)
     if report is not None:
         seconds = read_json(run / "timings.json")
         write_json(target / "timings.json", seconds)
         write_pages(report, target, results, environment, seconds)
-    for figure in sorted((run / "figures").glob("*.p[dn][fg]")):
-        with atomic(target / "figures" / figure.name) as temporary:
-            shutil.copyfile(figure, temporary)
     if results.verdicts:
         from leaderboard.curves import write_curves
 
@@ -69,12 +70,24 @@ def write_pages(
         write_text(folder / "agreement.md", agreement(results.cells, environment, seconds))
     if report == "distillation":
         write_text(folder / "distillation.md", distillation(results, environment))
+    if report == "findings":
+        drawn = {path.stem for path in (folder / "figures").glob("*.png")}
+        write_text(folder / "findings.md", findings(results, environment, drawn))
+    if report in ("distillation", "findings"):
         write_text(folder / "cost.md", cost(results.models, environment, seconds))
 
 
-def write_figures(results: Results, folder: RunFolder, data: Dataset) -> None:
-    """Draw the figures of a run that reports on distillation, with panels of its inputs."""
+def write_figures(report: str, results: Results, folder: RunFolder, data: Dataset) -> None:
+    """Draw the figures that a matrix's ``report`` shows, with those of its own inputs."""
     from leaderboard.figures import draw, save
-    from leaderboard.panel import panels
 
-    save({**draw(results), **panels(results, folder, data)}, folder.root / "figures")
+    figures = folder.root / "figures"
+    if report == "distillation":
+        from leaderboard.panel import panels
+
+        save({**draw(results), **panels(results, folder, data)}, figures)
+    if report == "findings":
+        from leaderboard.findings.material import Material
+        from leaderboard.findings.page import draw_findings
+
+        save(draw_findings(results, Material(folder, data)), figures)

@@ -55,7 +55,7 @@ def _flat(params: Row) -> Row:
     """Return ``params`` with the entries of its tables beside its own.
 
     Those of ``params`` under their own names; of another table, a plugin's, under the table's:
-    ``source`` for its name, ``source.temperature`` for a parameter.
+    ``source`` for its name, which comes first, ``source.temperature`` for a parameter.
     """
     flat: Row = {}
     for key, value in params.items():
@@ -64,7 +64,8 @@ def _flat(params: Row) -> Row:
         elif key == "params":
             flat.update(_flat(value))
         else:
-            inner = _flat(value)
+            name = {"name": value["name"]} if "name" in value else {}
+            inner = _flat({**name, **value})
             flat.update({key if k == "name" else f"{key}.{k}": v for k, v in inner.items()})
     return flat
 

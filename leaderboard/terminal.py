@@ -38,12 +38,17 @@ def show_results(
     """
     rows = results.cells
     own = [r for r in rows if {"name": r["attack"], "params": r["attack_params"]} in attacks]
-    for group in threat_tables(own):
+    groups = threat_tables(own)
+    for group in groups:
         _say(f"\n{group.title}: success rate", bold=True)
         _say(grid(success_table(group, brief=True)))
-    if own:
+    if any(group.threat.norm != "none" for group in groups):
         _say("\n▲ highest and ▼ lowest success of a column; worst case: accuracy left on the")
         _say("sources when every stored input within norm and budget counts.")
+    elif groups:
+        _say("\n▲ highest and ▼ lowest success of a column.")
+    if any(group.threat.norm == "none" for group in groups):
+        _say("any input: an attempt starts from noise, has no source, and counts nowhere else.")
     _show_verdicts(results.verdicts)
     _show_troubles(rows)
     for trace in traces:

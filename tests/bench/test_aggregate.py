@@ -8,6 +8,7 @@ import pytest
 
 from bench.aggregate import (
     clustered_wilson,
+    relative_distance,
     summarise,
     summarise_model,
     summarise_probe,
@@ -74,6 +75,23 @@ def test_undefined_is_none_and_never_zero() -> None:
     assert failed["features_success"] is None
     linf = summarise(COUNTED, ThreatModel("linf", 0.1), features=16)
     assert linf["rho_adv"] is None
+
+
+def test_without_a_source_nothing_is_compared_with_one() -> None:
+    found, measured = (summarise(COUNTED, ThreatModel(n), 16) for n in ("none", "linf"))
+    same = (
+        "sources", "correct_sources", "attempts", "successes", "success_rate", "success_ci",
+        "adversarial_confidence", "stop_reasons", "zero_gradients", "invalid",
+    )  # fmt: skip
+    assert {name: found[name] for name in same} == {name: measured[name] for name in same}
+    undefined = (
+        "robust_accuracy", "robust_ci", "features_mean", "pixels_mean", "l2_mean", "linf_mean",
+        "l2_success", "linf_success", "rho_adv", "rho_adv_paper", "features_all",
+    )  # fmt: skip
+    assert [found[name] for name in undefined] == [None] * len(undefined)
+    assert measured["robust_accuracy"] is not None
+    with pytest.raises(ValueError, match="'none' measures no distance"):
+        relative_distance(COUNTED, ThreatModel("none"), (1, 4, 4))
 
 
 def test_wilson_is_the_textbook_interval() -> None:

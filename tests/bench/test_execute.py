@@ -1,14 +1,19 @@
 """One cell: attempts, independent judgement, the attack's word against the model's."""
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from bench.aggregate import worst_case
 from bench.execute import NO_TARGET, Sources, attack_sources, choose_attempts
 from bench.measure import ContractError
+from bench.panel import Panel
 from bench.plugin import Attack, AttackContext, Perturbation
+from bench.subject import Subject, Trial, smallest
 from bench.types import DataInfo, Targets, ThreatModel
 
 INFO = DataInfo("toy", (3,), 3, (0.0,), (1.0,))
@@ -121,6 +126,56 @@ def test_a_target_that_is_missed_is_no_success_but_misclassified() -> None:
     records = attack(miss, "all").records
     assert not records["success"].any()
     assert records["misclassified"].tolist() == [True] * 4 + [False]
+
+
+@dataclass(frozen=True)
+class Sure(Fake):
+    """Wants a probability of its target; with ``free`` nothing is held against the source."""
+
+    least: float | None = None
+    free: bool = False
+
+    @property
+    def confidence(self) -> float | None:
+        return self.least
+
+    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+        return ThreatModel("none") if self.free else super().threat(shape)
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_target_wins_with_at_least_the_confidence_asked_for(free: bool) -> None:
+    won = math.e / (math.e + 2)  # logits 1, 0, 0: 57.6 %
+    for least, reached in ((won - 1e-6, True), (won + 1e-6, False)):
+        sure = Sure(swap, "all", least=least, free=free)
+        records = attack_sources(Identity(), sure, SOURCES, CONTEXT).records
+        assert records["success"].tolist() == [reached] * 4 + [False]
+        # Without a source there is no version of it that could be misclassified.
+        assert records["misclassified"].tolist() == [not free] * 4 + [False]
+
+    def miss(model, x, y, target):
+        return swap(model, x, y, 3 - y - target)
+
+    missed = attack_sources(Identity(), Sure(miss, "all", least=0.1), SOURCES, CONTEXT).records
+    assert not missed["success"].any()  # another class has the probability
+
+
+def test_inputs_without_a_source_count_in_no_worst_case() -> None:
+    free = attack_sources(Identity(), Sure(swap, "all", free=True), SOURCES, CONTEXT).records
+    bound = attack_sources(Identity(), Sure(swap, "all"), SOURCES, CONTEXT).records
+    whole, ids = ThreatModel("linf", 1.0), np.array([10, 20, 30])
+    assert free["success"].sum() == bound["success"].sum() == 4
+    assert worst_case([free], whole, (3,))["worst_case"] == pytest.approx(2 / 3)
+    assert worst_case([bound, free], whole, (3,))["worst_case"] == 0
+    assert worst_case([bound], ThreatModel("none"), (3,))["worst_case"] is None
+    assert smallest(free, ids, whole, (3,)).tolist() == [np.inf] * 3
+    assert np.isfinite(smallest(bound, ids, whole, (3,))).tolist() == [True, True, False]
+    # The same cells in a verdict: they break nothing, and only what they got wrong counts.
+    named = {"attack": "fooling", "attack_params": {}, "status": "done", "flags": []}
+    trial = Trial({**named, "id": "1"}, free, "gradients")
+    found = Subject(Panel(norm="linf", budgets=[1.0]), INFO, ids, [trial])
+    assert found.survivors(1.0).tolist() == [True, True, False]
+    assert found.breakers(1.0) == []
 
 
 def test_queries_are_counted_by_the_runner() -> None:

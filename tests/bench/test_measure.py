@@ -56,6 +56,22 @@ def test_budgets(threat: ThreatModel, kept: bool) -> None:
     assert distances(x, x_adv).within(threat, (1, 2, 2)).item() is kept
 
 
+def test_without_a_source_any_finite_input_is_within() -> None:
+    x = torch.zeros(3, 4)
+    x_adv = torch.stack([torch.ones(4), torch.zeros(4), torch.full((4,), math.nan)])
+    found = distances(x, x_adv)
+    assert found.within(ThreatModel("none"), (4,)).tolist() == [True, True, False]
+    assert found.in_box.tolist() == [True, True, False]
+
+
+def test_the_threat_model_without_a_source_has_no_budget() -> None:
+    assert str(ThreatModel("none")) == "any input"
+    with pytest.raises(ValueError, match=r"'none' .*takes no budget, got 0.5"):
+        ThreatModel("none", 0.5)
+    with pytest.raises(ValueError, match="counts features or pixels"):
+        ThreatModel("none", None, "features")
+
+
 def test_lead_is_positive_only_for_a_strict_winner() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 3.0, 3.0]])
     assert lead(logits, torch.tensor([1, 1])).tolist() == [1.0, 0.0]

@@ -1,0 +1,78 @@
+"""``logits.json``: the logits of each model on its sources, before an attack and after each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from bench.aggregate import mean_interval
+from bench.fingerprint import digest
+from bench.logits import Array, measures, order_agreement, read
+from bench.subject import Trial
+from bench.types import Document
+from bench.verdicts import Model
+
+MEASURES = ("max_logit", "logit_gap", "confidence", "entropy", "order_tau")
+"""Each a mean over sources with its 95 % interval, under the name with ``_ci``."""
+
+
+def logit_rows(models: Sequence[Model], sources: Sequence[int]) -> list[Document]:
+    """Return one row a model and place: the clean sources, then the inputs of each finished cell.
+
+    ``sources``: the sample ids that every model was attacked on. A source that was attacked at
+    several targets counts once, with the mean of its attempts. ``order_tau`` is Kendall's τ between
+    the orders of the incorrect classes before the attack and after it; ``iterations`` the median
+    over the attempts, where the attack counts them.
+    """
+    found = []
+    for model in models:
+        if model.probe is None:
+            continue
+        clean = of_sources(model.probe, sources)
+        found.append(_row(model, None, clean, read(clean)))
+        for trial in model.trials:
+            if trial.records is not None:
+                attacked = trial.records[(trial.records["status"] == "attacked").to_numpy()]
+                before = clean.set_index("sample_id").loc[attacked["sample_id"]]
+                found.append(_row(model, trial, attacked, read(before)))
+    return found
+
+
+def of_sources(probe: pd.DataFrame, sources: Sequence[int]) -> pd.DataFrame:
+    """Return the rows of ``probe`` for these test images, in the order of ``sources``."""
+    test = probe[(probe["split"] == "test").to_numpy()]
+    return test.set_index("sample_id", drop=False).loc[list(sources)].reset_index(drop=True)
+
+
+def _row(model: Model, trial: Trial | None, rows: pd.DataFrame, before: Array) -> Document:
+    logits = read(rows)
+    values = {name: v.numpy() for name, v in measures(torch.tensor(logits)).items()}
+    if trial is not None:
+        values["order_tau"] = order_agreement(before, logits, rows["label"].to_numpy())
+    sample = rows["sample_id"].to_numpy()
+    summary: Document = {}
+    for name in MEASURES:
+        mean, interval = _mean(values.get(name, np.full(len(rows), np.nan)), sample)
+        summary |= {name: mean, f"{name}_ci": interval}
+    attack = {} if trial is None else trial.row
+    steps = pd.Series([]) if trial is None else rows["iterations"].dropna()
+    identity = ("dataset", "network", "recipe", "defense", "defense_params", "seed")
+    return {
+        "id": digest({"model": model.row["id"], "cell": attack.get("id")})[:16],
+        "model": model.row["id"],
+        **{name: model.row[name] for name in identity},
+        **{name: attack.get(name) for name in ("attack", "attack_params", "threat")},
+        "cell": attack.get("id"),
+        "samples": len(np.unique(sample)),
+        **summary,
+        "iterations": float(steps.median()) if len(steps) else None,
+    }
+
+
+def _mean(values: Array, sample: Array) -> tuple[float | None, tuple[float, float] | None]:
+    each = pd.Series(values).groupby(sample).mean()
+    kept = each[np.isfinite(each)]
+    return (float(kept.mean()), mean_interval(kept)) if len(kept) else (None, None)

@@ -1,0 +1,243 @@
+"""``pairs.json``: two defenses held against each other, sample by sample, at every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.aggregate import mean_interval
+from bench.config import MatrixConfig
+from bench.fingerprint import digest
+from bench.logits import order_agreement, read
+from bench.paired import clustered_difference
+from bench.panel import Panel
+from bench.subject import Subject
+from bench.types import DataInfo, Document
+from bench.verdicts import Model, defense_name
+
+Array = npt.NDArray[Any]
+
+SHOWN = 6
+"""Samples that are named as those on which two models differ most, each way."""
+
+APART = 0.25
+"""From this difference of the top probability on, two models disagree about a sample."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two defenses, each with a model a seed, and why they are held against each other.
+
+    ``why``: ``undefended``, for the second is the undefended network; ``taught``, for it taught
+    the first; or the one parameter in which the two differ.
+    """
+
+    first: Mapping[int, Model]
+    second: Mapping[int, Model]
+    why: str
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds at which both are there."""
+        return [seed for seed in self.first if seed in self.second]
+
+
+def pair_rows(
+    matrix: MatrixConfig, info: DataInfo, sources: Sequence[int], models: Sequence[Model]
+) -> list[Document]:
+    """Return one row a pair: how their logits agree on clean images, and which of them holds more.
+
+    ``seeds`` has, on the whole test split: ``order_tau``, the mean of Kendall's τ between the
+    orders of the incorrect classes; ``confidence_difference``, the mean of the first's top
+    probability minus the second's; ``confidence_correlation``, Spearman's; ``apart``, the share of
+    samples on which the top probabilities differ by a quarter or more; ``first_surer`` and
+    ``second_surer``, the samples on which they differ most.
+
+    ``survival`` has, at each budget, the difference of the worst cases: the share of sources that
+    no stored input within the budget breaks. ``delta`` is the mean over seeds, ``ci`` its 95 %
+    interval, in which a source counts once however many seeds there are; ``ci_family`` holds for
+    all pairs of the same reason and budget together (Bonferroni). The intervals are about these
+    networks on other images: whether training anew changes the sign, the seeds show.
+    """
+    by_name: dict[str, dict[int, Model]] = {}
+    for model in models:
+        by_name.setdefault(defense_name(model.row), {})[model.row["seed"]] = model
+    found = list(pairs_of(list(by_name.values())))
+    ids = np.asarray(sources, dtype=np.int64)
+    rows: list[Document] = [
+        {
+            "id": digest([_identity(pair.first), _identity(pair.second)])[:16],
+            "why": pair.why,
+            "first": _identity(pair.first),
+            "second": _identity(pair.second),
+            "seeds": [agreement(pair.first[seed], pair.second[seed]) for seed in pair.seeds],
+            "survival": [],
+        }
+        for pair in found
+    ]
+    for panel in matrix.panel or ad_hoc_panels(models, info):
+        for budget in panel.budgets:
+            for why in dict.fromkeys(pair.why for pair in found):
+                family = [index for index, pair in enumerate(found) if pair.why == why]
+                for index in family:
+                    rows[index]["survival"].append(
+                        _survival(found[index], panel, budget, info, ids, len(family))
+                    )
+    return rows
+
+
+def pairs_of(defenses: Sequence[Mapping[int, Model]]) -> Iterator[Pair]:
+    """Yield the pairs among ``defenses``, in their order, that have something to say.
+
+    Each against the undefended one and against its teacher; and, for each parameter, against the
+    first defense of the same name that differs in that parameter alone.
+    """
+    for second in defenses:
+        if _identity(second) == {"defense": "undefended", "defense_params": {}}:
+            yield from (Pair(d, second, "undefended") for d in defenses if d is not second)
+    for first in defenses:
+        teacher = _identity(first)["defense_params"].get("teacher")
+        for second in defenses:
+            if teacher is not None and _as_table(second) == teacher:
+                yield Pair(first, second, "taught")
+    for place, first in enumerate(defenses):
+        seen = set()
+        for second in defenses[:place]:
+            why = _single_difference(first, second)
+            if why is not None and why not in seen:
+                seen.add(why)
+                yield Pair(first, second, why)
+
+
+def _identity(models: Mapping[int, Model]) -> Document:
+    row = next(iter(models.values())).row
+    return {"defense": row["defense"], "defense_params": row["defense_params"]}
+
+
+def _as_table(models: Mapping[int, Model]) -> Document:
+    identity = _identity(models)
+    return {"name": identity["defense"], **identity["defense_params"]}
+
+
+def _single_difference(first: Mapping[int, Model], second: Mapping[int, Model]) -> str | None:
+    a, b = _identity(first), _identity(second)
+    if a["defense"] != b["defense"]:
+        return None
+    names = a["defense_params"].keys() | b["defense_params"].keys()
+    differing = [n for n in names if a["defense_params"].get(n) != b["defense_params"].get(n)]
+    return str(differing[0]) if len(differing) == 1 else None
+
+
+def agreement(first: Model, second: Model) -> Document:
+    """Return how the logits of two models of one seed agree on the clean test images."""
+    identity = {"seed": first.row["seed"], "first": first.row["id"], "second": second.row["id"]}
+    if first.probe is None or second.probe is None:
+        return identity  # the probe of one failed: nothing is known
+    a, b = (probe[(probe["split"] == "test").to_numpy()] for probe in (first.probe, second.probe))
+    tau = pd.Series(order_agreement(read(a), read(b), a["label"].to_numpy())).dropna()
+    sure, other = (rows["confidence"].reset_index(drop=True) for rows in (a, b))
+    difference = sure - other
+    order = np.argsort(difference.to_numpy(), kind="stable")
+    return {
+        **identity,
+        "samples": len(a),
+        "same_prediction": float((a["prediction"].to_numpy() == b["prediction"].to_numpy()).mean()),
+        "order_tau": float(tau.mean()) if len(tau) else None,
+        "order_tau_ci": mean_interval(tau),
+        "confidence_difference": float(difference.mean()),
+        "confidence_difference_ci": mean_interval(difference),
+        "confidence_correlation": _spearman(sure, other),
+        "apart": float((difference.abs() >= APART).mean()),
+        "first_surer": _named(a, b, order[::-1], difference > 0),
+        "second_surer": _named(a, b, order, difference < 0),
+    }
+
+
+def _spearman(first: pd.Series, second: pd.Series) -> float | None:
+    ranks = first.rank(), second.rank()
+    if any(rank.nunique() < 2 for rank in ranks):
+        return None
+    return float(ranks[0].corr(ranks[1]))
+
+
+def _named(a: pd.DataFrame, b: pd.DataFrame, order: Array, wanted: pd.Series) -> list[Document]:
+    chosen = [int(i) for i in order[:SHOWN] if wanted[int(i)]]
+    return [
+        {
+            "sample": int(a["sample_id"].iloc[i]),
+            "label": int(a["label"].iloc[i]),
+            **{
+                who: {
+                    "prediction": int(rows["prediction"].iloc[i]),
+                    "confidence": float(rows["confidence"].iloc[i]),
+                }
+                for who, rows in (("first", a), ("second", b))
+            },
+        }
+        for i in chosen
+    ]
+
+
+def ad_hoc_panels(models: Sequence[Model], info: DataInfo) -> list[Panel]:
+    """Return the norms and budgets of the cells themselves, for a matrix without a panel."""
+    budgets: dict[Any, set[float]] = {}
+    for model in models:
+        for trial in model.trials:
+            threat = trial.row["threat"]
+            if threat["budget"] is not None and threat["unit"] != "pixels":
+                scale = info.features if threat["norm"] == "l0" else 1
+                budget = threat["budget"] * scale
+                whole = round(budget) if threat["norm"] == "l0" else budget
+                budgets.setdefault(threat["norm"], set()).add(float(whole))
+    return [Panel(norm=norm, budgets=sorted(values)) for norm, values in budgets.items()]
+
+
+def complete(model: Model, panel: Panel) -> bool:
+    """Return whether every attack on ``model`` under the norm of ``panel`` did its work.
+
+    A crash must not look like robustness, nor a failed fit like a defense that is broken.
+    """
+    under = [trial for trial in model.trials if trial.row["threat"]["norm"] == panel.norm]
+    return bool(under) and all(trial.records is not None for trial in under)
+
+
+def _survival(
+    pair: Pair, panel: Panel, budget: float, info: DataInfo, ids: Array, family: int
+) -> Document:
+    """Return the paired difference of the worst cases of ``pair`` at one budget, over the seeds."""
+    seeds = [
+        seed
+        for seed in pair.seeds
+        if complete(pair.first[seed], panel) and complete(pair.second[seed], panel)
+    ]
+    left = [
+        tuple(
+            Subject(panel, info, ids, models[seed].trials).survivors(budget)
+            for models in (pair.first, pair.second)
+        )
+        for seed in seeds
+    ]
+    shares = [(float(a.mean()), float(b.mean())) for a, b in left]
+    found: Document = {
+        "norm": panel.norm,
+        "at": int(budget) if panel.norm == "l0" else budget,
+        "seeds": [
+            {"seed": seed, "first": a, "second": b, "delta": a - b}
+            for seed, (a, b) in zip(seeds, shares, strict=True)
+        ],
+        "family": family,
+    }
+    if not left:
+        return {**found, "delta": None, "ci": None, "ci_family": None}
+    first, second = (np.concatenate(side) for side in zip(*left, strict=True))
+    sample = np.tile(np.arange(len(ids)), len(left))
+    delta, ci = clustered_difference(first, second, sample)
+    together = NormalDist().inv_cdf(1 - 0.025 / family)
+    _, wider = clustered_difference(first, second, sample, together)
+    return {**found, "delta": delta, "ci": ci, "ci_family": wider}

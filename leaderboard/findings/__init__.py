@@ -1,0 +1,1 @@
+"""What a run shows, finding by finding: two sentences from the numbers, a table, a figure."""

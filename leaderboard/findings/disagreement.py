@@ -1,0 +1,173 @@
+"""On which samples two models are sure: adversarially trained against standard, and a control.
+
+Seguin et al. 2021, arXiv 2108.12001, show the samples of largest difference of confidence.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from bench.types import Results
+from leaderboard.figures import STYLES, WIDTH, new_grid, styled
+from leaderboard.findings.finding import Finding, each, groups
+from leaderboard.findings.material import Material
+from leaderboard.tables import Row, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+JOINT, PANEL = "confidence-joint", "confidence-panel"
+
+FLOOR = 1e-6
+"""Where a doubt is drawn that is smaller: float32 hardly tells it from none."""
+
+
+def disagreement(results: Results) -> Finding | None:
+    """Tell how often an adversarially trained and a standard network differ in confidence."""
+    trained, control = held(results)
+    if trained is None or control is None:
+        return None
+    apart, twins = (_shares(pair) for pair in (trained, control))
+    more = min(apart) > max(twins)
+    return Finding(
+        "Which samples a network is sure of",
+        (
+            "The top probabilities of the adversarially trained and the undefended network differ "
+            f"by a quarter or more on {_percents(apart)} of the test images, those of two "
+            f"undefended networks with other seeds on {_percents(twins)}: "
+            + ("more at every seed." if more else "not more at every seed."),
+            (
+                "Their rank correlation over the images is "
+                f"{each(_seeds(trained, 'confidence_correlation'), 2)} against "
+                f"{each(_seeds(control, 'confidence_correlation'), 2)} between the two undefended, "
+                "and Kendall's τ of the orders of the incorrect classes "
+                f"{each(_seeds(trained, 'order_tau'), 2)} against "
+                f"{each(_seeds(control, 'order_tau'), 2)}."
+            ),
+        ),
+        [
+            (
+                "Against the undefended network on clean test images, one value a seed.",
+                table(results),
+            )
+        ],
+        (JOINT, PANEL),
+        (
+            (
+                "The second figure shows the images on which the two differ most, each way, with "
+                "both top probabilities. Differences are of top probabilities, whatever the class "
+                "they are for."
+            ),
+        ),
+    )
+
+
+def held(results: Results) -> tuple[Row | None, Row | None]:
+    """Return the pairs with the undefended network: of PGD training (else FGSM), and its twin."""
+    pairs = [pair for pair in results.pairs if pair["why"] == "undefended" and _measured(pair)]
+    trained = [pair for pair in pairs if pair["first"]["defense"] == "adversarial_training"]
+    trained.sort(key=lambda pair: pair["first"]["defense_params"]["method"] != "pgd")
+    twins = [pair for pair in pairs if pair["first"]["defense"] == "twin"]
+    return trained[0] if trained else None, twins[0] if twins else None
+
+
+def _measured(pair: Row) -> bool:
+    return bool(pair["seeds"]) and all("apart" in seed for seed in pair["seeds"])
+
+
+def _seeds(pair: Row, key: str) -> list[float]:
+    return [seed[key] for seed in pair["seeds"] if seed[key] is not None]
+
+
+def _shares(pair: Row) -> list[float]:
+    return _seeds(pair, "apart")
+
+
+def _percents(values: list[float]) -> str:
+    return each([100 * value for value in values], 2) + " %"
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Return how each defense agrees with the undefended network on clean images."""
+    pairs = [pair for pair in results.pairs if pair["why"] == "undefended" and _measured(pair)]
+    named = groups({**pair["first"], "pair": pair} for pair in pairs)
+    lines = []
+    for group in named:
+        pair = group.rows[0]["pair"]
+        lines.append(
+            {
+                "defense": group.label,
+                "same class": _percents(_seeds(pair, "same_prediction")),
+                "Δ top probability": each(
+                    [100 * v for v in _seeds(pair, "confidence_difference")], 2
+                ),
+                "apart by ¼": _percents(_shares(pair)),
+                "rank correlation": each(_seeds(pair, "confidence_correlation"), 2),
+                "τ of the incorrect": each(_seeds(pair, "order_tau"), 2),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+@styled
+def draw_disagreement(results: Results, material: Material) -> dict[str, Figure]:
+    """Draw the joint distribution of top probabilities, and the images that differ most."""
+    pairs = held(results)
+    if None in pairs:
+        return {}
+    figure, axes = new_grid(1, 2, 2 * WIDTH, WIDTH)
+    names = ("adversarially trained", "another undefended network")
+    for axis, pair, name, style in zip(axes, pairs, names, STYLES[1:], strict=False):
+        assert pair is not None
+        seed = pair["seeds"][0]
+        first, second = (
+            material.test_rows(seed[who])["confidence"].to_numpy() for who in ("first", "second")
+        )
+        axis.plot([FLOOR, 1], [FLOOR, 1], color="0.6", linewidth=0.7)
+        x, y = (np.clip(1 - sure, FLOOR, 1) for sure in (second, first))
+        axis.scatter(x, y, s=5, alpha=min(1.0, 0.3 + 100 / len(first)), linewidths=0,
+                     color=style.color, rasterized=True)  # fmt: skip
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.set_xlabel("1 − top probability, undefended")
+        axis.set_ylabel(f"1 − top probability, {name}")
+        axis.set_aspect("equal")
+    made = {JOINT: figure}
+    if len(material.data.info.shape) == 3:
+        assert pairs[0] is not None
+        made[PANEL] = _panel(pairs[0]["seeds"][0], material)
+    return made
+
+
+def _panel(seed: Row, material: Material) -> Figure:
+    """Return the images on which two models differ most, each way, with what both say."""
+    rows: list[tuple[str, list[Any]]] = [
+        ("adversarially trained\nis surer", seed["first_surer"]),
+        ("undefended\nis surer", seed["second_surer"]),
+    ]
+    width = max(1, *(len(samples) for _, samples in rows))
+    figure, axes = new_grid(2, width, 2 * WIDTH, 0.62 * WIDTH)
+    for number, axis in enumerate(axes):
+        axis.set_axis_off()
+        title, samples = rows[number // width]
+        if number % width == 0:
+            axis.set_axis_on()
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.grid(visible=False)
+            axis.set_ylabel(title, fontsize=6)
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+        if number % width < len(samples):
+            found = samples[number % width]
+            axis.imshow(material.image(found["sample"]), cmap="gray", vmin=0, vmax=1,
+                        interpolation="nearest")  # fmt: skip
+            said = [
+                f"{short} {found[who]['prediction']}: {percent(found[who]['confidence'])}"
+                for short, who in (("AT", "first"), ("std", "second"))
+            ]
+            axis.set_title(f"is {found['label']}\n" + "\n".join(said), fontsize=5)
+    return figure

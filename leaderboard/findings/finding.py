@@ -1,0 +1,124 @@
+"""The parts of every finding: what it is, and how rows of several seeds become words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from leaderboard.tables import UNDEFINED, Row, labels
+
+MINUS = "−"
+
+TINY = 1e-3
+"""Below, a number is written in powers of ten."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a run shows, made of its rows alone.
+
+    ``sentences``: two, in plain text; ``tables``: each with its caption; ``figures``: names of
+    files in ``figures/``, shown where they were drawn; ``notes``: how it was measured, and what it
+    does not say.
+    """
+
+    title: str
+    sentences: tuple[str, str]
+    tables: Sequence[tuple[str, pd.DataFrame]] = ()
+    figures: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Group:
+    """The rows of one defense, one a training seed, and its label among its namesakes."""
+
+    label: str
+    rows: tuple[Row, ...]
+
+    @property
+    def defense(self) -> str:
+        """The registered name."""
+        return str(self.rows[0]["defense"])
+
+    @property
+    def params(self) -> Row:
+        """The parameters."""
+        params: Row = self.rows[0]["defense_params"]
+        return params
+
+    def values(self, key: str) -> list[float]:
+        """Return what is known of ``key``, one value a seed."""
+        return [float(row[key]) for row in self.rows if row.get(key) is not None]
+
+    def mean(self, key: str) -> float | None:
+        """Return the mean over seeds, None where nothing is known."""
+        values = self.values(key)
+        return sum(values) / len(values) if values else None
+
+    def spanned(self, key: str, digits: int = 3) -> str:
+        """Return the mean over seeds, with brackets that span the intervals of all seeds."""
+        ends = [row[f"{key}_ci"] for row in self.rows if row.get(f"{key}_ci") is not None]
+        text = number(self.mean(key), digits)
+        if not ends:
+            return text
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        return f"{text} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def groups(rows: Iterable[Row]) -> list[Group]:
+    """Return the rows by defense, in their order."""
+    rows = list(rows)
+    found: dict[str, list[Row]] = {}
+    for label, row in zip(labels(rows, "defense"), rows, strict=True):
+        found.setdefault(label, []).append(row)
+    return [Group(label, tuple(members)) for label, members in found.items()]
+
+
+def apart(low: Group, high: Group, key: str) -> bool:
+    """Return whether every interval of ``key`` in ``low`` ends below every one in ``high``."""
+    ends = [[row.get(f"{key}_ci") for row in group.rows] for group in (low, high)]
+    known = [[interval for interval in side if interval is not None] for side in ends]
+    if ends != known:
+        return False
+    return bool(max(high for _, high in known[0]) < min(low for low, _ in known[1]))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number to so many significant digits, or a dash where it is undefined.
+
+    Never fewer digits than before the point; in powers of ten only below a thousandth.
+    """
+    if value is None:
+        return UNDEFINED
+    if value and abs(value) < TINY:
+        return f"{value:.1e}".replace("-", MINUS)
+    size = math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:.{max(0, digits - 1 - size)}f}".replace("-", MINUS)
+
+
+def each(values: Sequence[float], digits: int = 3) -> str:
+    """Return one value a seed, as ``6.51 / 6.43 / 6.60``."""
+    return " / ".join(number(value, digits) for value in values) or UNDEFINED
+
+
+def shares(values: Iterable[float | None]) -> str:
+    """Return one share a seed in per cent, as ``77.3 / 74.0 / 75.1 %``."""
+    known = [UNDEFINED if value is None else f"{100 * value:.1f}" for value in values]
+    return " / ".join(known) + " %" if known else UNDEFINED
+
+
+def points(value: float | None, bounds: Sequence[float] | None) -> str:
+    """Return a difference of shares in points with its interval, as ``−8.1 [−11.0, −5.2]``."""
+    if value is None or bounds is None:
+        return UNDEFINED
+    text = f"{100 * value:+.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+    return text.replace("-", MINUS)
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a list in a sentence, as ``a, b and c``."""
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)

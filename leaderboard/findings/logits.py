@@ -1,0 +1,185 @@
+"""Adversarial training lowers the logits, defensive distillation raises them.
+
+Seguin et al. 2021, arXiv 2108.12001, on the first; Carlini and Wagner 2016, arXiv 1607.04311, on
+the second.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bench.logits import Array
+from bench.types import Results, ThreatModel
+from leaderboard.figures import STYLES, WIDTH, legend, new_grid, styled
+from leaderboard.findings.finding import Finding, Group, apart, each, groups, listed, number
+from leaderboard.findings.material import Material
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TRAINED = "adversarial_training"
+SIZES = {"max_logit": "max logit", "logit_gap": "logit gap"}
+MEASURED = {**SIZES, "confidence": "top probability", "entropy": "entropy"}
+SPANNED = "means over images and seeds, with brackets that span the 95 % intervals of all seeds"
+FIGURE = "logits-distributions"
+
+
+def logits(results: Results) -> Finding | None:
+    """Tell how large the logits of each defense are, on clean images and under attack."""
+    found = groups(row for row in results.models if row.get("max_logit") is not None)
+    plain = next((g for g in found if g.defense == "undefended"), None)
+    robust = [g for g in found if g.defense == TRAINED]
+    if plain is None or not robust:
+        return None
+    tables = [(f"On the clean sources: {SPANNED}.", size_table(results))]
+    if attacked := attack_table(results):
+        tables.append(attacked)
+    return Finding(
+        "What adversarial training and distillation do to the logits",
+        (lowered(plain, robust), raised(plain, [g for g in found if g.defense == "distillation"])),
+        tables,
+        (FIGURE,),
+        (
+            (
+                "max logit: the largest logit; gap: the largest minus the runner-up; entropy in "
+                "nats. The sentences are about the whole test split, each seed: models.json."
+            ),
+            (
+                "τ: Kendall's, between the orders of the incorrect classes of one image before and "
+                "after the attack."
+            ),
+        ),
+    )
+
+
+def lowered(plain: Group, robust: Sequence[Group]) -> str:
+    """Say what adversarial training does to max logit and gap, whichever way it goes."""
+    told = []
+    for group in robust:
+        sizes = [f"the mean {name} is {each(group.values(key))}" for key, name in SIZES.items()]
+        below = [apart(group, plain, key) for key in SIZES]
+        above = [apart(plain, group, key) for key in SIZES]
+        how = "lower" if all(below) else "higher" if all(above) else "not clearly apart"
+        meet = "" if how == "not clearly apart" else ", and the intervals do not meet"
+        told.append(f"with {short(group)} {listed(sizes)} ({how}{meet})")
+    of_plain = [f"{each(plain.values(key))} ({name})" for key, name in SIZES.items()]
+    return f"Undefended, the means over the test images are {listed(of_plain)}; {'; '.join(told)}."
+
+
+def raised(plain: Group, distilled: Sequence[Group]) -> str:
+    """Say what defensive distillation does to them as T grows."""
+    if not distilled:
+        return "No distilled network stands beside them in this run."
+    ordered = sorted(distilled, key=lambda g: float(g.params["temperature"]))
+    steps = [f"{each(g.values('max_logit'))} at T = {g.params['temperature']:g}" for g in ordered]
+    chain = [plain, *ordered]
+    pairs = itertools.pairwise(chain)
+    grows = all(apart(low, high, key) for low, high in pairs for key in SIZES)
+    opposite = (
+        "both grow with T, without overlap: the opposite of adversarial training"
+        if grows
+        else "they do not grow at every step beyond the intervals"
+    )
+    return f"Defensive distillation has a mean max logit of {listed(steps)}; {opposite}."
+
+
+def size_table(results: Results) -> pd.DataFrame:
+    """Return max logit, gap, top probability and entropy of the clean sources by defense."""
+    clean = [row for row in results.logits if row["cell"] is None]
+    return pd.DataFrame(
+        [
+            {"defense": group.label} | {name: group.spanned(key) for key, name in MEASURED.items()}
+            for group in groups(clean)
+        ]
+    )
+
+
+def attack_table(results: Results) -> tuple[str, pd.DataFrame] | None:
+    """Return the same before and after the attack that the most models met, at its largest eps."""
+    rows = [row for row in results.logits if row["cell"] is not None]
+    if not rows:
+        return None
+    attack = min(rows, key=lambda row: (row["attack"] != "pgd", -(row["threat"]["budget"] or 0)))
+    same = [r for r in rows if r["attack_params"] == attack["attack_params"]]
+    clean = {row["model"]: row for row in results.logits if row["cell"] is None}
+    lines = []
+    for group in groups(same):
+        before = Group(group.label, tuple(clean[row["model"]] for row in group.rows))
+        line = {"defense": group.label}
+        for key, name in MEASURED.items():
+            line[name] = f"{number(before.mean(key))} → {group.spanned(key)}"
+        line["τ"] = group.spanned("order_tau", 2)
+        lines.append(line)
+    threat = ThreatModel(**attack["threat"])
+    caption = (
+        f"Correctly classified sources before → after {attack['attack']}, {threat}: {SPANNED}."
+    )
+    return caption, pd.DataFrame(lines)
+
+
+@styled
+def draw_logits(results: Results, material: Material) -> dict[str, Figure]:
+    """Draw the distributions of max logit and gap over the test images of the first seed.
+
+    A student has the colour of its teacher, and a hollow marker.
+    """
+    seed = min((row["seed"] for row in results.models), default=0)
+    rows = [row for row in results.models if row["seed"] == seed and row.get("max_logit")]
+    found = [group for group in groups(rows) if drawn(group)]
+    if not any(group.defense == TRAINED for group in found):
+        return {}
+    taught = [group for group in found if "teacher" in group.params]
+    styles = dict(zip((g.label for g in found if g not in taught), STYLES, strict=False))
+    own = {_table(group): styles[group.label] for group in found if group.label in styles}
+    figure, axes = new_grid(1, 2, 2 * WIDTH)
+    for place, (key, name) in zip(axes, SIZES.items(), strict=True):
+        for group in found:
+            style = own.get(str(group.params.get("teacher")), styles.get(group.label))
+            if style is None:
+                continue  # more models than a figure can tell apart, or another teacher
+            values = material.test_rows(group.rows[0]["id"])[key].to_numpy(float)
+            x, y = distribution(values)
+            face = "white" if group in taught else style.color
+            place.plot(x, y, color=style.color, linestyle=":" if group in taught else style.line,
+                       label=short(group), marker=style.marker, markevery=0.25, markersize=3.5,
+                       markerfacecolor=face)  # fmt: skip
+        place.set_xscale("log")
+        place.set_xlabel(f"{name} at T = 1")
+        place.set_ylabel("test images up to here, %")
+    legend(figure, 4)
+    return {FIGURE: figure}
+
+
+def _table(group: Group) -> str:
+    """Return how a student's parameters name the group as its teacher."""
+    return str({"name": group.defense, **group.params})
+
+
+def drawn(group: Group) -> bool:
+    """Return whether a defense is in the figure: of the students, those that keep everything."""
+    return (
+        group.defense not in ("twin", "knowledge_distillation")
+        and group.params.get("keep", "all") == "all"
+    )
+
+
+def short(group: Group) -> str:
+    """Return a label that fits a legend or a sentence."""
+    if group.defense == "distillation":
+        return f"distilled, T = {group.params['temperature']:g}"
+    if group.defense == TRAINED:
+        return f"{group.params['method'].upper()} training, ε = {group.params['eps']:g}"
+    if "teacher" in group.params:
+        return f"student of {group.params['teacher']['name'].replace('_', ' ')}"
+    return group.defense.replace("_", " ")
+
+
+def distribution(values: Array) -> tuple[Array, Array]:
+    """Return the empirical distribution of ``values``: sorted, and the share up to each, in %."""
+    kept = np.sort(values[np.isfinite(values)])
+    return kept, 100 * np.arange(1, len(kept) + 1) / max(len(kept), 1)

@@ -1,0 +1,46 @@
+"""What figures are made of beyond the aggregates: the rows of a run's probes, and the images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.data import Dataset
+from bench.folder import RunFolder
+from bench.plan import read_plan
+from bench.store import read_json, read_records
+
+
+@dataclass(frozen=True)
+class Material:
+    """The folder of a run and its data set."""
+
+    folder: RunFolder
+    data: Dataset
+
+    @cached_property
+    def _probes(self) -> dict[str, str]:
+        plan = read_plan(read_json(self.folder.top("plan.json")))
+        return {node.needs["model"]: node.id for node in plan.of("probe")}
+
+    def test_rows(self, model: str) -> pd.DataFrame:
+        """Return the rows of a model's probe on the test split; ``model``: its id."""
+        path = self.folder.probe(self._probes[model])
+        checksum = read_json(path)["files"]["records"]
+        rows = read_records(path.with_suffix(".parquet"), checksum)
+        return rows[(rows["split"] == "test").to_numpy()]
+
+    def image(self, sample: int) -> npt.NDArray[np.float32]:
+        """Return a test image, (height, width) or (height, width, 3), in [0, 1].
+
+        Raises ValueError where the inputs are no images.
+        """
+        x = self.data.test.x[sample].cpu().numpy()
+        if x.ndim != 3:
+            raise ValueError(f"inputs of shape {x.shape} are no images")
+        image: npt.NDArray[np.float32] = x[0] if x.shape[0] == 1 else x.transpose(1, 2, 0)
+        return image

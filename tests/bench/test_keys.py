@@ -1,0 +1,25 @@
+"""What a fit's key holds of the models that it learns from."""
+
+from bench import registry
+from bench.config import parse_matrix
+from bench.conformance import tiny_data
+from bench.keys import Keys
+from bench.plan import make_plan
+
+
+def test_a_student_is_known_by_its_teachers_code_and_weights() -> None:
+    # Weights alone do not identify a model: a wrapper has the weights of what it wraps.
+    matrix = {"name": "m", "defense": [{"name": "distillation"}], "attack": [{"name": "fgsm"}]}
+    nodes = make_plan(parse_matrix(matrix, "test")).of("fit")
+    teacher, student = (
+        next(n for n in nodes if n.document["defense"]["name"] == name)
+        for name in ("temperature_only", "distillation")
+    )
+    assert registry.DEFENSES.get("distillation")
+    weights: dict[str, str] = {}
+    keys = Keys(tiny_data(), "cpu", weights)
+    source = keys.of(teacher)["source"]
+    weights[teacher.id] = "abc"
+    expected = {"fit": teacher.id, "source": source, "weights": "abc"}
+    assert keys.of(student)["required"] == {"teacher": expected}
+    assert keys.of(teacher)["required"] == {}
