@@ -47,10 +47,14 @@ class Keys:
     def _fit(self, node: Node) -> Document:
         source = self._source_of_fit(node)
         self._sources[node.id] = source
+        required = {role: self._model(need) for role, need in node.needs.items()}
+        # Only where there are any: the keys of all other fits stay what they were.
+        sources = {role: model["source"] for role, model in required.items()}
         return {
             **self._common(node),
             "source": source,
-            "required": {role: self._model(need) for role, need in node.needs.items()},
+            "required_weights": {role: model["weights"] for role, model in required.items()},
+            **({"required_sources": sources} if sources else {}),
             **_files(plugin_of(node)),
         }
 

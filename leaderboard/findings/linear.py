@@ -176,16 +176,17 @@ def versus(of: Grid) -> str:
     """Say where the linear model is broken more often than another network, and where less."""
     found = compare(of)
     parts = []
-    for one in found:
+    for place, one in enumerate(found):
+        verb = "" if place else f"{LINEAR} is broken "
         groups = (
             ("more often", one.more),
             ("less often", one.less),
-            ("not clearly apart", one.open),
+            ("neither clearly more nor less often", one.open),
         )
         clauses = [f"{how} at {_budgets(budgets, one)}" for how, budgets in groups if budgets]
         lowest, highest = one.values[0], one.values[-1]
         parts.append(
-            f"against {one.network} {', '.join(clauses)} "
+            f"gainst {one.network}, {verb}{listed(clauses)} "
             f"(by {points(*lowest)} to {points(*highest)} points)"
         )
     if any(one.less for one in found):
@@ -194,7 +195,7 @@ def versus(of: Grid) -> str:
         whole = "it is nowhere clearly the less vulnerable"
     else:
         whole = "it is the more vulnerable at every budget"
-    return f"How often {LINEAR} is broken, {'; '.join(parts)}: {whole}."
+    return f"A{'; a'.join(parts)}: {whole}."
 
 
 def _budgets(budgets: tuple[float, ...], one: Comparison) -> str:
@@ -337,7 +338,7 @@ def draw_linear(results: Results, _: Material) -> dict[str, Figure]:
             for one in _published(results, "error", eps) if key[1] == "deployed" else ():
                 value = 100 * (one.scaled or 0.0)
                 axis.plot([eps], [value], label="published", **PUBLISHED)
-                axis.annotate(one.place, (eps, value), (4, -7), fontsize=5,
+                axis.annotate(one.place, (eps, value), (-5, -7), fontsize=5, ha="right",
                               textcoords="offset points")  # fmt: skip
         axis.set_ylim(-3, 105)
         axis.set_xlabel(f"eps, {ATTACKS[key]}")

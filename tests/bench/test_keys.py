@@ -1,6 +1,5 @@
 """What a fit's key holds of the models that it learns from."""
 
-from bench import registry
 from bench.config import parse_matrix
 from bench.conformance import tiny_data
 from bench.keys import Keys
@@ -15,11 +14,11 @@ def test_a_student_is_known_by_its_teachers_code_and_weights() -> None:
         next(n for n in nodes if n.document["defense"]["name"] == name)
         for name in ("temperature_only", "distillation")
     )
-    assert registry.DEFENSES.get("distillation")
     weights: dict[str, str] = {}
     keys = Keys(tiny_data(), "cpu", weights)
     source = keys.of(teacher)["source"]
     weights[teacher.id] = "abc"
-    expected = {"fit": teacher.id, "source": source, "weights": "abc"}
-    assert keys.of(student)["required"] == {"teacher": expected}
-    assert keys.of(teacher)["required"] == {}
+    key = keys.of(student)
+    assert key["required_weights"] == {"teacher": "abc"}
+    assert key["required_sources"] == {"teacher": source}
+    assert keys.of(teacher)["required_weights"] == {}
