@@ -1,9 +1,17 @@
 """What a fit's key holds of the models that it learns from."""
 
+import pytest
+
+from bench import doors
 from bench.config import parse_matrix
 from bench.conformance import tiny_data
 from bench.keys import Keys
 from bench.plan import make_plan
+
+
+@pytest.fixture(autouse=True)
+def plugins() -> None:
+    doors.load_plugins()
 
 
 def test_a_student_is_known_by_its_teachers_code_and_weights() -> None:
