@@ -79,6 +79,11 @@ class Transfer(Attack):
         """The inner attack's."""
         return self.inner.targeted
 
+    @property
+    def confidence(self) -> float | None:
+        """The inner attack's."""
+        return self.inner.confidence
+
     def unavailable(self) -> str | None:
         """Say why the inner attack cannot run here."""
         return self.inner.unavailable()

@@ -28,7 +28,7 @@ def cost(models: Sequence[Row], environment: dict[str, Any], seconds: Mapping[st
 def cost_table(models: Sequence[Row], seconds: Mapping[str, float]) -> pd.DataFrame:
     """Return parameters, inference time and training time, each with its ratio to undefended's.
 
-    A distilled network's training includes its teacher's, where the teacher is a model too.
+    A student's training includes its teacher's, which must be a model of the run too.
     """
     rows = ordered(models)
     units = {"parameters": "", "inference of 1,000 images": " s", "training": " s"}
@@ -52,18 +52,27 @@ def _spent(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> dict[
 
 
 def _training(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> float | None:
+    """Return the seconds of a model's training with its teacher's; None where one is not known."""
     own = seconds.get(f"training:{row['id']}")
-    if row["defense"] != SWEPT:
+    wanted = _teacher(row)
+    if own is None or wanted is None:
         return own
     teachers = [
-        seconds.get(f"training:{other['id']}")
+        _training(other, rows, seconds)
         for other in rows
-        if other["defense"] == "temperature_only"
-        and other["seed"] == row["seed"]
-        and temperature_of(other) == temperature_of(row)
+        if (other["defense"], other["defense_params"], other["seed"]) == (*wanted, row["seed"])
     ]
-    known = [time for time in (own, *teachers[:1]) if time is not None]
-    return sum(known) if len(known) == 2 else None
+    return own + teachers[0] if teachers and teachers[0] is not None else None
+
+
+def _teacher(row: Row) -> tuple[str, Row] | None:
+    """Return the name and the parameters of the defense that taught a row's model."""
+    if row["defense"] == SWEPT:
+        return "temperature_only", {"temperature": temperature_of(row)}
+    table = row["defense_params"].get("teacher")
+    if table is None:
+        return None
+    return table["name"], {key: value for key, value in table.items() if key != "name"}
 
 
 def _times(value: float | None, base: float | None, unit: str) -> str:

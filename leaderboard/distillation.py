@@ -52,7 +52,11 @@ class Report:
         self.models = ordered(results.models)
         self.names = defense_labels(self.models)
         self.dataset = str(self.models[0]["dataset"]) if self.models else ""
-        self.minimum = [row for row in results.cells if row["threat"]["budget"] is None]
+        self.minimum = [
+            row
+            for row in results.cells
+            if row["threat"]["budget"] is None and row["threat"]["norm"] != "none"
+        ]
         threats = [row["threat"] for output in OUTPUTS for row in jsma_cells(results.cells, output)]
         self.cells = {
             output: {

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 JOINT, PANEL = "confidence-joint", "confidence-panel"
 
-FLOOR = 1e-6
-"""Where a doubt is drawn that is smaller: float32 hardly tells it from none."""
+FLOOR = 1e-10
+"""Where a doubt is drawn that is smaller."""
 
 
 def disagreement(results: Results) -> Finding | None:

@@ -7,6 +7,7 @@ the second.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -139,7 +140,7 @@ def draw_logits(results: Results, material: Material) -> dict[str, Figure]:
     figure, axes = new_grid(1, 2, 2 * WIDTH)
     for place, (key, name) in zip(axes, SIZES.items(), strict=True):
         for group in found:
-            style = own.get(str(group.params.get("teacher")), styles.get(group.label))
+            style = own.get(_plain(group.params.get("teacher")), styles.get(group.label))
             if style is None:
                 continue  # more models than a figure can tell apart, or another teacher
             values = material.test_rows(group.rows[0]["id"])[key].to_numpy(float)
@@ -157,7 +158,11 @@ def draw_logits(results: Results, material: Material) -> dict[str, Figure]:
 
 def _table(group: Group) -> str:
     """Return how a student's parameters name the group as its teacher."""
-    return str({"name": group.defense, **group.params})
+    return _plain({"name": group.defense, **group.params})
+
+
+def _plain(table: object) -> str:
+    return json.dumps(table, sort_keys=True)
 
 
 def drawn(group: Group) -> bool:

@@ -9,6 +9,7 @@ from bench.types import Results
 from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
 from leaderboard.findings.finding import Finding
+from leaderboard.findings.fooling import draw_fooling, fooling
 from leaderboard.findings.linear import draw_linear, linear
 from leaderboard.findings.logits import draw_logits, logits
 from leaderboard.findings.material import Material
@@ -27,6 +28,7 @@ FINDINGS: tuple[Callable[[Results], Finding | None], ...] = (
     smaller,
     linear,
     networks,
+    fooling,
 )
 """In the order of the page; each is None where the run has nothing to say about it."""
 
@@ -36,6 +38,7 @@ DRAWINGS: tuple[Callable[[Results, Material], dict[str, Figure]], ...] = (
     draw_students,
     draw_linear,
     draw_networks,
+    draw_fooling,
 )
 
 

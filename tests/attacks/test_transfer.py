@@ -148,6 +148,13 @@ def test_mistakes_are_named(params: dict[str, Any], message: str) -> None:
         make(**params)
 
 
+def test_the_goal_is_the_inner_attacks() -> None:
+    # It was lost: an inner attack on the confidence was judged by the label alone.
+    assert make(attack={"name": "pgd", "confidence": 0.5}).confidence == 0.5
+    assert make(attack="fooling").confidence == 0.99
+    assert make().confidence is None
+
+
 def test_a_bare_model_has_no_source() -> None:
     model, _, sources = models(2)
     with pytest.raises(UserError, match="needs its source 'undefended' fitted"):

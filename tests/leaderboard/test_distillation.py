@@ -124,6 +124,22 @@ def test_cost_is_a_ratio_to_the_undefended_and_counts_the_teacher() -> None:
     assert "× 1.00" in cost(rows, ENVIRONMENT, seconds)
 
 
+def test_the_cost_of_a_student_counts_its_own_teacher() -> None:
+    plain, robust, other = (
+        who("undefended"),
+        who("adversarial_training"),
+        who("adversarial_training"),
+    )
+    robust["defense_params"], other["defense_params"] = {"eps": 0.2}, {"eps": 0.3}
+    student = who("robust_distillation")
+    student["defense_params"] = {"teacher": {"name": "adversarial_training", "eps": 0.2}}
+    rows = [model(of) for of in (plain, other, robust, student)]
+    seconds = {f"training:{row['id']}": t for row, t in zip(rows, (1, 100, 40, 2), strict=True)}
+    assert line(cost_table(rows, seconds), "robust_distillation")["training"] == "42 s (× 42.00)"
+    rows.pop(2)  # another teacher of the same name is not its own
+    assert line(cost_table(rows, seconds), "robust_distillation")["training"] == "–"
+
+
 @pytest.mark.parametrize("name", ["undefended", "distillation temperature=5"])
 def test_log_odds_robustness_stands_beside_the_readings(name: str) -> None:
     assert line(REPORT.robustness(), name)["on log-odds, correct sources"] == "2.08 %"
