@@ -338,7 +338,7 @@ def draw_linear(results: Results, _: Material) -> dict[str, Figure]:
             for one in _published(results, "error", eps) if key[1] == "deployed" else ():
                 value = 100 * (one.scaled or 0.0)
                 axis.plot([eps], [value], label="published", **PUBLISHED)
-                axis.annotate(one.place, (eps, value), (-5, -7), fontsize=5, ha="right",
+                axis.annotate(one.place, (eps, value), (-5, -10), fontsize=5, ha="right",
                               textcoords="offset points")  # fmt: skip
         axis.set_ylim(-3, 105)
         axis.set_xlabel(f"eps, {ATTACKS[key]}")

@@ -126,7 +126,7 @@ def test_published_figures_stand_beside_ours_on_their_data_set_alone() -> None:
     ]
     elsewhere = pair(0.25, 0.6, 0.2, output="deployed")
     assert beside_published(
-        results(*elsewhere), of := grid(results(*elsewhere), "fgsm", "deployed")
+        results(*elsewhere), grid(results(*elsewhere), "fgsm", "deployed")
     ).empty
     other = pair(0.2, 0.6, 0.2, output="deployed", dataset="mnist")
     assert beside_published(results(*other), grid(results(*other), "fgsm", "deployed")).empty
@@ -173,7 +173,7 @@ def test_without_a_linear_model_or_another_there_is_nothing_to_say() -> None:
     assert linear(results(both[0], halved)) is None
     other = [{**row, "attack": "noise"} for row in both]
     assert linear(results(*other)) is None
-    assert draw_linear(results(*other), None) == {}  # type: ignore[arg-type]
+    assert draw_linear(results(*other), None) == {}
 
 
 def test_the_figure_draws_the_error_and_marks_the_papers_on_cross_entropy() -> None:
@@ -181,12 +181,12 @@ def test_the_figure_draws_the_error_and_marks_the_papers_on_cross_entropy() -> N
         row for output in ("deployed", "log_odds") for eps in (0.1, 0.25)
         for row in pair(eps, 0.6, 0.2, output=output, dataset="mnist")
     ]  # fmt: skip
-    (figure,) = draw_linear(results(*rows), None).values()  # type: ignore[arg-type]
+    (figure,) = draw_linear(results(*rows), None).values()
     left, right = figure.axes
-    ours = {c.get_label(): c.lines[0].get_xydata().tolist() for c in right.containers}  # type: ignore[attr-defined,union-attr]
+    ours = {c.get_label(): c.lines[0].get_xydata().tolist() for c in right.containers}
     assert ours["softmax-regression"] == [[0.1, pytest.approx(61)], [0.25, pytest.approx(61)]]
     marks = [line for line in left.get_lines() if line.get_label() == "published"]
-    assert [line.get_xydata().tolist() for line in marks] == [  # type: ignore[union-attr]
+    assert [line.get_xydata().tolist() for line in marks] == [
         [[0.25, pytest.approx(99.9)]], [[0.25, pytest.approx(89.4)]],
     ]  # fmt: skip
     assert not [line for line in right.get_lines() if line.get_label() == "published"]
