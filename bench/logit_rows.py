@@ -16,28 +16,34 @@ from bench.types import Document
 from bench.verdicts import Model
 
 MEASURES = ("max_logit", "logit_gap", "confidence", "entropy", "order_tau")
-"""Each a mean over sources with its 95 % interval, under the name with ``_ci``."""
+"""Each a mean over sources with its 95 % interval, under the name with ``_ci``.
+
+All but the last also with ``_before``: the mean of the same sources without the attack.
+"""
 
 
 def logit_rows(models: Sequence[Model], sources: Sequence[int]) -> list[Document]:
     """Return one row a model and place: the clean sources, then the inputs of each finished cell.
 
     ``sources``: the sample ids that every model was attacked on. A source that was attacked at
-    several targets counts once, with the mean of its attempts. ``order_tau`` is Kendall's τ between
+    several targets counts once, with the mean of its attempts; ``samples`` is how many sources are
+    counted, and an attempt whose logits are not finite is not. ``order_tau`` is Kendall's τ between
     the orders of the incorrect classes before the attack and after it; ``iterations`` the median
-    over the attempts, where the attack counts them.
+    over the attempts, where the attack counts them. There is no before for inputs that have no
+    source.
     """
     found = []
     for model in models:
         if model.probe is None:
             continue
         clean = of_sources(model.probe, sources)
-        found.append(_row(model, None, clean, read(clean)))
+        found.append(_row(model, None, clean, None))
         for trial in model.trials:
             if trial.records is not None:
                 attacked = trial.records[(trial.records["status"] == "attacked").to_numpy()]
                 before = clean.set_index("sample_id").loc[attacked["sample_id"]]
-                found.append(_row(model, trial, attacked, read(before)))
+                versions = trial.row["threat"]["norm"] != "none"
+                found.append(_row(model, trial, attacked, read(before) if versions else None))
     return found
 
 
@@ -47,16 +53,24 @@ def of_sources(probe: pd.DataFrame, sources: Sequence[int]) -> pd.DataFrame:
     return test.set_index("sample_id", drop=False).loc[list(sources)].reset_index(drop=True)
 
 
-def _row(model: Model, trial: Trial | None, rows: pd.DataFrame, before: Array) -> Document:
+def _row(model: Model, trial: Trial | None, rows: pd.DataFrame, before: Array | None) -> Document:
     logits = read(rows)
-    values = {name: v.numpy() for name, v in measures(torch.tensor(logits)).items()}
-    if trial is not None:
+    both = logits if before is None else np.hstack([before, logits])
+    known = np.flatnonzero(np.isfinite(both).all(axis=1))
+    rows, logits = rows.iloc[known], logits[known]
+    before = None if before is None else before[known]
+    values = _values(logits)
+    former = {} if before is None else _values(before)
+    if before is not None:
         values["order_tau"] = order_agreement(before, logits, rows["label"].to_numpy())
     sample = rows["sample_id"].to_numpy()
+    unknown = np.full(len(rows), np.nan)
     summary: Document = {}
     for name in MEASURES:
-        mean, interval = _mean(values.get(name, np.full(len(rows), np.nan)), sample)
+        mean, interval = _mean(values.get(name, unknown), sample)
         summary |= {name: mean, f"{name}_ci": interval}
+        if name != "order_tau":
+            summary[f"{name}_before"] = _mean(former.get(name, unknown), sample)[0]
     attack = {} if trial is None else trial.row
     steps = pd.Series([]) if trial is None else rows["iterations"].dropna()
     identity = ("dataset", "network", "recipe", "defense", "defense_params", "seed")
@@ -70,6 +84,10 @@ def _row(model: Model, trial: Trial | None, rows: pd.DataFrame, before: Array) -
         **summary,
         "iterations": float(steps.median()) if len(steps) else None,
     }
+
+
+def _values(logits: Array) -> dict[str, Array]:
+    return {name: value.numpy() for name, value in measures(torch.tensor(logits)).items()}
 
 
 def _mean(values: Array, sample: Array) -> tuple[float | None, tuple[float, float] | None]:

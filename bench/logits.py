@@ -17,6 +17,9 @@ from torch import Tensor
 
 PREFIX = "logit_"
 
+PAIRS = 2**22
+"""Pairs of classes that are compared at once: a thousand classes have half a million an image."""
+
 Array = npt.NDArray[Any]
 
 
@@ -52,7 +55,8 @@ def order_agreement(first: Array, second: Array, labels: Array) -> Array:
 
     ``first``, ``second``: logits (n, classes) of the same n samples; ``labels``: (n,), the class
     that is left out of each row. Kendall 1938: concordant minus discordant pairs of classes over
-    all pairs; a tie counts for neither. NaN where there are fewer than two incorrect classes.
+    all pairs; a tie counts for neither. NaN where there are fewer than two incorrect classes, or
+    where a logit of either is not finite.
     """
     rows, classes = first.shape
     if classes < 3:
@@ -60,6 +64,11 @@ def order_agreement(first: Array, second: Array, labels: Array) -> Array:
     others = np.arange(classes) != labels[:, None]
     a, b = (np.asarray(z)[others].reshape(rows, classes - 1) for z in (first, second))
     left, right = np.triu_indices(classes - 1, k=1)
-    same: Array = np.sign(a[:, left] - a[:, right]) * np.sign(b[:, left] - b[:, right])
-    tau: Array = same.mean(axis=1)
+    tau = np.full(rows, np.nan)
+    known = np.flatnonzero(np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1))
+    step = max(1, PAIRS // len(left))
+    for start in range(0, len(known), step):
+        part = known[start : start + step]
+        signs = [np.sign(z[part][:, left] - z[part][:, right]) for z in (a, b)]
+        tau[part] = (signs[0] * signs[1]).mean(axis=1)
     return tau

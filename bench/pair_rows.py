@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -57,7 +59,8 @@ def pair_rows(
     orders of the incorrect classes; ``confidence_difference``, the mean of the first's top
     probability minus the second's; ``confidence_correlation``, Spearman's; ``apart``, the share of
     samples on which the top probabilities differ by a quarter or more; ``first_surer`` and
-    ``second_surer``, the samples on which they differ most.
+    ``second_surer``, the samples on which they differ most. ``samples``: how many are counted, for
+    where the logits of one are not finite nothing is known.
 
     ``survival`` has, at each budget, the difference of the worst cases: the share of sources that
     no stored input within the budget breaks. ``delta`` is the mean over seeds, ``ci`` its 95 %
@@ -72,7 +75,7 @@ def pair_rows(
     ids = np.asarray(sources, dtype=np.int64)
     rows: list[Document] = [
         {
-            "id": digest([_identity(pair.first), _identity(pair.second)])[:16],
+            "id": digest([_identity(pair.first), _identity(pair.second), pair.why])[:16],
             "why": pair.why,
             "first": _identity(pair.first),
             "second": _identity(pair.second),
@@ -81,14 +84,16 @@ def pair_rows(
         }
         for pair in found
     ]
+    family = Counter(pair.why for pair in found)
     for panel in matrix.panel or ad_hoc_panels(models, info):
+        subjects = {
+            model.row["id"]: Subject(panel, info, ids, model.trials)
+            for model in models
+            if complete(model, panel)
+        }
         for budget in panel.budgets:
-            for why in dict.fromkeys(pair.why for pair in found):
-                family = [index for index, pair in enumerate(found) if pair.why == why]
-                for index in family:
-                    rows[index]["survival"].append(
-                        _survival(found[index], panel, budget, info, ids, len(family))
-                    )
+            for row, pair in zip(rows, found, strict=True):
+                row["survival"].append(_survival(pair, subjects, panel, budget, family[pair.why]))
     return rows
 
 
@@ -140,8 +145,12 @@ def agreement(first: Model, second: Model) -> Document:
     if first.probe is None or second.probe is None:
         return identity  # the probe of one failed: nothing is known
     a, b = (probe[(probe["split"] == "test").to_numpy()] for probe in (first.probe, second.probe))
+    known = np.flatnonzero(np.isfinite(np.hstack([read(a), read(b)])).all(axis=1))
+    if not len(known):
+        return identity
+    a, b = (rows.iloc[known].reset_index(drop=True) for rows in (a, b))
     tau = pd.Series(order_agreement(read(a), read(b), a["label"].to_numpy())).dropna()
-    sure, other = (rows["confidence"].reset_index(drop=True) for rows in (a, b))
+    sure, other = a["confidence"], b["confidence"]
     difference = sure - other
     order = np.argsort(difference.to_numpy(), kind="stable")
     return {
@@ -185,44 +194,49 @@ def _named(a: pd.DataFrame, b: pd.DataFrame, order: Array, wanted: pd.Series) ->
 
 
 def ad_hoc_panels(models: Sequence[Model], info: DataInfo) -> list[Panel]:
-    """Return the norms and budgets of the cells themselves, for a matrix without a panel."""
+    """Return the norms and budgets of the cells themselves, for a matrix without a panel.
+
+    A share of the features is as many whole ones as it holds. Budgets in pixels, or without an end
+    or a feature to change, are no panel's; nor have minimum-norm attacks and inputs without a
+    source any.
+    """
     budgets: dict[Any, set[float]] = {}
     for model in models:
         for trial in model.trials:
             threat = trial.row["threat"]
-            if threat["budget"] is not None and threat["unit"] != "pixels":
-                scale = info.features if threat["norm"] == "l0" else 1
-                budget = threat["budget"] * scale
-                whole = round(budget) if threat["norm"] == "l0" else budget
-                budgets.setdefault(threat["norm"], set()).add(float(whole))
+            budget, norm = threat["budget"], threat["norm"]
+            if budget is None or threat["unit"] == "pixels" or not math.isfinite(budget):
+                continue
+            if norm == "l0":
+                budget = math.floor(budget * info.features + 1e-9)
+            if norm == "linf":
+                budget = min(budget, 1.0)  # the whole box
+            if budget:
+                budgets.setdefault(norm, set()).add(float(budget))
     return [Panel(norm=norm, budgets=sorted(values)) for norm, values in budgets.items()]
 
 
 def complete(model: Model, panel: Panel) -> bool:
-    """Return whether every attack on ``model`` under the norm of ``panel`` did its work.
+    """Return whether every attack on ``model`` under the norm of ``panel`` was finished.
 
-    A crash must not look like robustness, nor a failed fit like a defense that is broken.
+    A crash must not look like robustness, nor a failed fit like a defense that is broken. Nor must
+    attacks of which none changed anything.
     """
     under = [trial for trial in model.trials if trial.row["threat"]["norm"] == panel.norm]
-    return bool(under) and all(trial.records is not None for trial in under)
+    finished = all(trial.records is not None for trial in under)
+    return finished and any(trial.trouble() is None for trial in under)
 
 
 def _survival(
-    pair: Pair, panel: Panel, budget: float, info: DataInfo, ids: Array, family: int
+    pair: Pair, subjects: Mapping[str, Subject], panel: Panel, budget: float, family: int
 ) -> Document:
-    """Return the paired difference of the worst cases of ``pair`` at one budget, over the seeds."""
-    seeds = [
-        seed
-        for seed in pair.seeds
-        if complete(pair.first[seed], panel) and complete(pair.second[seed], panel)
-    ]
-    left = [
-        tuple(
-            Subject(panel, info, ids, models[seed].trials).survivors(budget)
-            for models in (pair.first, pair.second)
-        )
-        for seed in seeds
-    ]
+    """Return the paired difference of the worst cases of ``pair`` at one budget, over the seeds.
+
+    ``subjects``: by its id, each model whose attacks under ``panel`` were finished.
+    """
+    ids = {seed: (pair.first[seed].row["id"], pair.second[seed].row["id"]) for seed in pair.seeds}
+    seeds = [seed for seed, both in ids.items() if all(name in subjects for name in both)]
+    left = [tuple(subjects[name].survivors(budget) for name in ids[seed]) for seed in seeds]
     shares = [(float(a.mean()), float(b.mean())) for a, b in left]
     found: Document = {
         "norm": panel.norm,
@@ -236,7 +250,7 @@ def _survival(
     if not left:
         return {**found, "delta": None, "ci": None, "ci_family": None}
     first, second = (np.concatenate(side) for side in zip(*left, strict=True))
-    sample = np.tile(np.arange(len(ids)), len(left))
+    sample = np.tile(np.arange(len(left[0][0])), len(left))
     delta, ci = clustered_difference(first, second, sample)
     together = NormalDist().inv_cdf(1 - 0.025 / family)
     _, wider = clustered_difference(first, second, sample, together)

@@ -36,7 +36,10 @@ def publish(run: Path, to: Path) -> Path:
     except DamagedError as error:
         raise UserError(f"{run} is no finished run: {error}") from error
     target = to / run.resolve().name
-    for name, document in results.documents().items():
+    documents = results.documents()
+    for name in set(Results.FURTHER) - set(documents):  # published before, with another report
+        (target / name).unlink(missing_ok=True)
+    for name, document in documents.items():
         write_json(target / name, document)
     write_json(target / "environment.json", environment)
     write_text(target / "leaderboard.md", render(results, environment))

@@ -31,21 +31,25 @@ def disagreement(results: Results) -> Finding | None:
     if trained is None or control is None:
         return None
     apart, twins = (_shares(pair) for pair in (trained, control))
-    more = min(apart) > max(twins)
+    tau = (
+        f"{each(_seeds(trained, 'order_tau'), 2)} against {each(_seeds(control, 'order_tau'), 2)}"
+        if any(value is not None for value in _seeds(trained, "order_tau"))
+        else "is undefined, for there are too few"
+    )
     return Finding(
         "Which samples a network is sure of",
         (
-            "The top probabilities of the adversarially trained and the undefended network differ "
-            f"by a quarter or more on {_percents(apart)} of the test images, those of two "
-            f"undefended networks with other seeds on {_percents(twins)}: "
-            + ("more at every seed." if more else "not more at every seed."),
+            (
+                "The top probabilities of the adversarially trained and the undefended network "
+                f"differ by a quarter or more on {_percents(apart)} of the test images, those of "
+                f"two undefended networks with other seeds on {_percents(twins)}: "
+                f"{_compared(trained, control)}."
+            ),
             (
                 "Their rank correlation over the images is "
                 f"{each(_seeds(trained, 'confidence_correlation'), 2)} against "
                 f"{each(_seeds(control, 'confidence_correlation'), 2)} between the two undefended, "
-                "and Kendall's τ of the orders of the incorrect classes "
-                f"{each(_seeds(trained, 'order_tau'), 2)} against "
-                f"{each(_seeds(control, 'order_tau'), 2)}."
+                f"and Kendall's τ of the orders of the incorrect classes {tau}."
             ),
         ),
         [
@@ -75,19 +79,35 @@ def held(results: Results) -> tuple[Row | None, Row | None]:
 
 
 def _measured(pair: Row) -> bool:
-    return bool(pair["seeds"]) and all("apart" in seed for seed in pair["seeds"])
+    return any("apart" in seed for seed in pair["seeds"])
 
 
-def _seeds(pair: Row, key: str) -> list[float]:
-    return [seed[key] for seed in pair["seeds"] if seed[key] is not None]
+def _compared(trained: Row, control: Row) -> str:
+    """Say at which of the seeds that both have the first pair differs on more images."""
+    shares = [{seed["seed"]: seed.get("apart") for seed in p["seeds"]} for p in (trained, control)]
+    both = [(a, shares[1].get(seed)) for seed, a in shares[0].items()]
+    signs = [a > b for a, b in both if a is not None and b is not None]
+    if not signs:
+        return "at no seed both are known"
+    if len(signs) == 1:
+        return "more at the one seed" if signs[0] else "not more at the one seed"
+    return f"more at {sum(signs)} of {len(signs)} seeds"
 
 
-def _shares(pair: Row) -> list[float]:
+def _seeds(pair: Row, key: str) -> list[float | None]:
+    return [seed.get(key) for seed in pair["seeds"]]
+
+
+def _shares(pair: Row) -> list[float | None]:
     return _seeds(pair, "apart")
 
 
-def _percents(values: list[float]) -> str:
-    return each([100 * value for value in values], 2) + " %"
+def _percents(values: list[float | None]) -> str:
+    return _hundredfold(values) + " %"
+
+
+def _hundredfold(values: list[float | None]) -> str:
+    return each([None if value is None else 100 * value for value in values], 2)
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -101,9 +121,7 @@ def table(results: Results) -> pd.DataFrame:
             {
                 "defense": group.label,
                 "same class": _percents(_seeds(pair, "same_prediction")),
-                "Δ top probability": each(
-                    [100 * v for v in _seeds(pair, "confidence_difference")], 2
-                ),
+                "Δ top probability, points": _hundredfold(_seeds(pair, "confidence_difference")),
                 "apart by ¼": _percents(_shares(pair)),
                 "rank correlation": each(_seeds(pair, "confidence_correlation"), 2),
                 "τ of the incorrect": each(_seeds(pair, "order_tau"), 2),
@@ -122,7 +140,7 @@ def draw_disagreement(results: Results, material: Material) -> dict[str, Figure]
     names = ("adversarially trained", "another undefended network")
     for axis, pair, name, style in zip(axes, pairs, names, STYLES[1:], strict=False):
         assert pair is not None
-        seed = pair["seeds"][0]
+        seed = _first(pair)
         first, second = (
             material.test_rows(seed[who])["confidence"].to_numpy() for who in ("first", "second")
         )
@@ -138,8 +156,13 @@ def draw_disagreement(results: Results, material: Material) -> dict[str, Figure]
     made = {JOINT: figure}
     if len(material.data.info.shape) == 3:
         assert pairs[0] is not None
-        made[PANEL] = _panel(pairs[0]["seeds"][0], material)
+        made[PANEL] = _panel(_first(pairs[0]), material)
     return made
+
+
+def _first(pair: Row) -> Row:
+    """Return the first seed at which both were measured."""
+    return next(seed for seed in pair["seeds"] if "apart" in seed)
 
 
 def _panel(seed: Row, material: Material) -> Figure:

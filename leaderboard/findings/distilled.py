@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.types import Results
 from leaderboard.findings.finding import Finding, Group, groups, listed, shares
-from leaderboard.findings.students import known, place
+from leaderboard.findings.students import by_seed, known, named, place
 from leaderboard.tables import UNDEFINED, Row
 
 STUDENT = "knowledge_distillation"
@@ -24,13 +24,16 @@ def smaller(results: Results) -> Finding | None:
     ]
     if not taught:
         return None
+    names = _taught(taught)
     return Finding(
-        "What a smaller student keeps",
+        "What a student of another size keeps",
         (
-            "; ".join(_size(results, pair) for pair in taught) + ".",
-            "Of what stands under attack it keeps: "
+            "; ".join(_size(results, pair, name) for pair, name in zip(taught, names, strict=True))
+            + ".",
+            "Under attack, student against teacher: "
             + "; ".join(
-                f"{_taught(pair)}, {listed([_kept(at) for at in known(pair)])}" for pair in taught
+                f"{name}, {listed([_kept(pair, at) for at in known(pair)])}"
+                for pair, name in zip(taught, names, strict=True)
             )
             + ".",
         ),
@@ -40,23 +43,24 @@ def smaller(results: Results) -> Finding | None:
     )
 
 
-def _kept(at: Row) -> str:
-    mean = {side: [seed[side] for seed in at["seeds"]] for side in ("first", "second")}
-    return f"{shares(mean['first'])} against {shares(mean['second'])} at {place(at)}"
+def _kept(pair: Row, at: Row) -> str:
+    first, second = (shares(by_seed(pair, at, side)) for side in ("first", "second"))
+    return f"{first} against {second} at {place(at)}"
 
 
-def _taught(pair: Row) -> str:
-    return f"taught by {pair['second']['defense']}"
+def _taught(pairs: list[Row]) -> list[str]:
+    """Return how to call the student of each pair."""
+    return [f"taught by {name}" for name in named([pair["first"] for pair in pairs])]
 
 
-def _size(results: Results, pair: Row) -> str:
+def _size(results: Results, pair: Row, name: str) -> str:
     student, teacher = (_group(results, pair[who]) for who in ("first", "second"))
     small, large = (group.mean("parameters") if group else None for group in (student, teacher))
     ratio = f"{small / large:.2f}" if small and large else UNDEFINED
-    right = [shares(g.values("accuracy")) if g else UNDEFINED for g in (student, teacher)]
+    right = [shares(g.by_seed("accuracy")) if g else UNDEFINED for g in (student, teacher)]
     return (
-        f"With {ratio} times the parameters, the student {_taught(pair)} classifies {right[0]} "
-        f"where its teacher has {right[1]}"
+        f"With {ratio} times the parameters, the student {name} classifies {right[0]} of the "
+        f"test split correctly where its teacher has {right[1]}"
     )
 
 
@@ -72,17 +76,17 @@ def _group(results: Results, defense: Row) -> Group | None:
 def table(results: Results, taught: list[Row]) -> pd.DataFrame:
     """Return accuracy, parameters and worst cases of each student and its teacher."""
     lines = []
-    for pair in taught:
+    for pair, name in zip(taught, _taught(taught), strict=True):
         for who in ("second", "first"):
             group = _group(results, pair[who])
             line = {
-                "defense": pair[who]["defense"] if who == "second" else f"student, {_taught(pair)}",
+                "defense": pair[who]["defense"] if who == "second" else f"student, {name}",
                 "parameters": UNDEFINED
                 if group is None or not group.mean("parameters")
                 else f"{group.mean('parameters'):.0f}",
-                "accuracy": shares(group.values("accuracy")) if group else UNDEFINED,
+                "accuracy": shares(group.by_seed("accuracy")) if group else UNDEFINED,
             }
             for at in known(pair):
-                line[place(at)] = shares(seed[who] for seed in at["seeds"])
+                line[place(at)] = shares(by_seed(pair, at, who))
             lines.append(line)
     return pd.DataFrame(lines).fillna(UNDEFINED)

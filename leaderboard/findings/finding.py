@@ -12,6 +12,8 @@ from leaderboard.tables import UNDEFINED, Row, labels
 
 MINUS = "−"
 
+WHOLE = (-math.inf, math.inf)
+
 TINY = 1e-3
 """Below, a number is written in powers of ten."""
 
@@ -54,6 +56,10 @@ class Group:
         """Return what is known of ``key``, one value a seed."""
         return [float(row[key]) for row in self.rows if row.get(key) is not None]
 
+    def by_seed(self, key: str) -> list[float | None]:
+        """Return ``key`` of every seed in order, None where it is not known."""
+        return [None if row.get(key) is None else float(row[key]) for row in self.rows]
+
     def mean(self, key: str) -> float | None:
         """Return the mean over seeds, None where nothing is known."""
         values = self.values(key)
@@ -79,12 +85,18 @@ def groups(rows: Iterable[Row]) -> list[Group]:
 
 
 def apart(low: Group, high: Group, key: str) -> bool:
-    """Return whether every interval of ``key`` in ``low`` ends below every one in ``high``."""
-    ends = [[row.get(f"{key}_ci") for row in group.rows] for group in (low, high)]
-    known = [[interval for interval in side if interval is not None] for side in ends]
-    if ends != known:
+    """Return whether every interval of ``key`` in ``low`` ends below every one in ``high``.
+
+    A seed at which nothing is known says nothing; a mean without an interval is never apart.
+    """
+    sides = [
+        # Without an interval it may be anything: no end of it lies below another.
+        [row.get(f"{key}_ci") or WHOLE for row in group.rows if row.get(key) is not None]
+        for group in (low, high)
+    ]
+    if not all(sides):
         return False
-    return bool(max(high for _, high in known[0]) < min(low for low, _ in known[1]))
+    return bool(max(high for _, high in sides[0]) < min(low for low, _ in sides[1]))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -96,12 +108,13 @@ def number(value: float | None, digits: int = 3) -> str:
         return UNDEFINED
     if value and abs(value) < TINY:
         return f"{value:.1e}".replace("-", MINUS)
-    size = math.floor(math.log10(abs(value))) if value else 0
-    return f"{value:.{max(0, digits - 1 - size)}f}".replace("-", MINUS)
+    # Of the rounded number: 99.96 has three digits before the point. Plus zero: none is negative.
+    size = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return f"{value + 0.0:.{max(0, digits - 1 - size)}f}".replace("-", MINUS)
 
 
-def each(values: Sequence[float], digits: int = 3) -> str:
-    """Return one value a seed, as ``6.51 / 6.43 / 6.60``."""
+def each(values: Sequence[float | None], digits: int = 3) -> str:
+    """Return one value a seed, as ``6.51 / – / 6.60``."""
     return " / ".join(number(value, digits) for value in values) or UNDEFINED
 
 
@@ -115,8 +128,9 @@ def points(value: float | None, bounds: Sequence[float] | None) -> str:
     """Return a difference of shares in points with its interval, as ``−8.1 [−11.0, −5.2]``."""
     if value is None or bounds is None:
         return UNDEFINED
-    text = f"{100 * value:+.1f} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
-    return text.replace("-", MINUS)
+    # Rounded before it is signed: no zero is negative.
+    shown, low, high = (round(100 * share, 1) + 0.0 for share in (value, *bounds))
+    return f"{shown:+.1f} [{low:.1f}, {high:.1f}]".replace("-", MINUS)
 
 
 def listed(words: Sequence[str]) -> str:

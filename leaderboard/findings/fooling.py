@@ -174,11 +174,14 @@ def stopped(found: Sequence[View]) -> str:
     told = [f"on {listed(words)} with {names}" for names, words in alike.items()]
     still = less[best.label]
     once = [n for view in found if view.output == best.output for n in less[view.label]]
-    masked = [n for view in found if view.output != best.output for n in less[view.label]]
+    anywhere = [n for view in found for n in less[view.label]]
     parts = [
         f"{listed(names)} {what}"
         for names, what in (
-            (_only(masked, once), f"not on {OUTPUTS[best.output]}: masking, for the inputs exist"),
+            (
+                _only(anywhere, once),
+                f"not on {OUTPUTS[best.output]}: masking, for the inputs exist",
+            ),
             (_only(once, still), f"not on {best.words}: other noises get there"),
             (still, f"on {best.words} too"),
         )

@@ -32,7 +32,7 @@ FIGURE = "logits-distributions"
 
 def logits(results: Results) -> Finding | None:
     """Tell how large the logits of each defense are, on clean images and under attack."""
-    found = groups(row for row in results.models if row.get("max_logit") is not None)
+    found = [group for group in groups(results.models) if group.values("max_logit")]
     plain = next((g for g in found if g.defense == "undefended"), None)
     robust = [g for g in found if g.defense == TRAINED]
     if plain is None or not robust:
@@ -42,7 +42,10 @@ def logits(results: Results) -> Finding | None:
         tables.append(attacked)
     return Finding(
         "What adversarial training and distillation do to the logits",
-        (lowered(plain, robust), raised(plain, [g for g in found if g.defense == "distillation"])),
+        (
+            lowered(plain, robust),
+            raised(plain, [g for g in found if g.defense == "distillation"], robust),
+        ),
         tables,
         (FIGURE,),
         (
@@ -52,7 +55,7 @@ def logits(results: Results) -> Finding | None:
             ),
             (
                 "τ: Kendall's, between the orders of the incorrect classes of one image before and "
-                "after the attack."
+                "after the attack, which is not made on sources that the model misclassifies."
             ),
         ),
     )
@@ -62,31 +65,42 @@ def lowered(plain: Group, robust: Sequence[Group]) -> str:
     """Say what adversarial training does to max logit and gap, whichever way it goes."""
     told = []
     for group in robust:
-        sizes = [f"the mean {name} is {each(group.values(key))}" for key, name in SIZES.items()]
-        below = [apart(group, plain, key) for key in SIZES]
-        above = [apart(plain, group, key) for key in SIZES]
-        how = "lower" if all(below) else "higher" if all(above) else "not clearly apart"
-        meet = "" if how == "not clearly apart" else ", and the intervals do not meet"
-        told.append(f"with {short(group)} {listed(sizes)} ({how}{meet})")
-    of_plain = [f"{each(plain.values(key))} ({name})" for key, name in SIZES.items()]
+        sizes = [f"the mean {name} is {each(group.by_seed(key))}" for key, name in SIZES.items()]
+        told.append(f"with {short(group)} {listed(sizes)} ({held_against(plain, group)})")
+    of_plain = [f"{each(plain.by_seed(key))} ({name})" for key, name in SIZES.items()]
     return f"Undefended, the means over the test images are {listed(of_plain)}; {'; '.join(told)}."
 
 
-def raised(plain: Group, distilled: Sequence[Group]) -> str:
-    """Say what defensive distillation does to them as T grows."""
+def held_against(plain: Group, group: Group) -> str:
+    """Say on which side of ``plain`` max logit and gap of ``group`` are, if on one."""
+    sides = {
+        name: "lower" if apart(group, plain, key) else "higher" if apart(plain, group, key) else ""
+        for key, name in SIZES.items()
+    }
+    if len(set(sides.values())) == 1:
+        side = next(iter(sides.values()))
+        return f"{side}, and the intervals do not meet" if side else "not clearly apart"
+    return listed([f"the {name} {side or 'not clearly apart'}" for name, side in sides.items()])
+
+
+def raised(plain: Group, distilled: Sequence[Group], robust: Sequence[Group] = ()) -> str:
+    """Say what defensive distillation does to them as T grows, beside adversarial training."""
     if not distilled:
         return "No distilled network stands beside them in this run."
     ordered = sorted(distilled, key=lambda g: float(g.params["temperature"]))
-    steps = [f"{each(g.values('max_logit'))} at T = {g.params['temperature']:g}" for g in ordered]
+    steps = [f"{each(g.by_seed('max_logit'))} at T = {g.params['temperature']:g}" for g in ordered]
     chain = [plain, *ordered]
     pairs = itertools.pairwise(chain)
     grows = all(apart(low, high, key) for low, high in pairs for key in SIZES)
-    opposite = (
-        "both grow with T, without overlap: the opposite of adversarial training"
+    lowers = bool(robust) and all(apart(g, plain, key) for g in robust for key in SIZES)
+    how = (
+        "from undefended on, it and the mean logit gap grow at every step of T, and the intervals "
+        "do not meet" + (": the opposite of adversarial training" if lowers else "")
         if grows
-        else "they do not grow at every step beyond the intervals"
+        else "from undefended on, it and the mean logit gap do not both grow beyond the intervals "
+        "at every step of T"
     )
-    return f"Defensive distillation has a mean max logit of {listed(steps)}; {opposite}."
+    return f"Defensive distillation has a mean max logit of {listed(steps)}; {how}."
 
 
 def size_table(results: Results) -> pd.DataFrame:
@@ -94,26 +108,37 @@ def size_table(results: Results) -> pd.DataFrame:
     clean = [row for row in results.logits if row["cell"] is None]
     return pd.DataFrame(
         [
-            {"defense": group.label} | {name: group.spanned(key) for key, name in MEASURED.items()}
+            {"defense": _counted(group, results)}
+            | {name: group.spanned(key) for key, name in MEASURED.items()}
             for group in groups(clean)
         ]
     )
 
 
+def _counted(group: Group, results: Results) -> str:
+    """Return the label of a group, with how many seeds of the run it has where it lacks some."""
+    seeds = {row["seed"] for row in results.models}
+    known, every = len(group.rows), max(len(seeds), len(group.rows))
+    return group.label if known == every else f"{group.label} ({known} of {every} seeds)"
+
+
 def attack_table(results: Results) -> tuple[str, pd.DataFrame] | None:
-    """Return the same before and after the attack that the most models met, at its largest eps."""
-    rows = [row for row in results.logits if row["cell"] is not None]
+    """Return the same before and after PGD at its largest budget, or else another attack."""
+    rows = [
+        row
+        for row in results.logits
+        if row["cell"] is not None and row["threat"]["norm"] != "none" and row["samples"]
+    ]
     if not rows:
         return None
     attack = min(rows, key=lambda row: (row["attack"] != "pgd", -(row["threat"]["budget"] or 0)))
-    same = [r for r in rows if r["attack_params"] == attack["attack_params"]]
-    clean = {row["model"]: row for row in results.logits if row["cell"] is None}
+    names = ("attack", "attack_params")
+    same = [row for row in rows if all(row[name] == attack[name] for name in names)]
     lines = []
     for group in groups(same):
-        before = Group(group.label, tuple(clean[row["model"]] for row in group.rows))
-        line = {"defense": group.label}
+        line = {"defense": _counted(group, results)}
         for key, name in MEASURED.items():
-            line[name] = f"{number(before.mean(key))} → {group.spanned(key)}"
+            line[name] = f"{number(group.mean(f'{key}_before'))} → {group.spanned(key)}"
         line["τ"] = group.spanned("order_tau", 2)
         lines.append(line)
     threat = ThreatModel(**attack["threat"])
@@ -130,7 +155,9 @@ def draw_logits(results: Results, material: Material) -> dict[str, Figure]:
     A student has the colour of its teacher, and a hollow marker.
     """
     seed = min((row["seed"] for row in results.models), default=0)
-    rows = [row for row in results.models if row["seed"] == seed and row.get("max_logit")]
+    rows = [
+        row for row in results.models if row["seed"] == seed and row.get("max_logit") is not None
+    ]
     found = [group for group in groups(rows) if drawn(group)]
     if not any(group.defense == TRAINED for group in found):
         return {}

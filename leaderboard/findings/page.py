@@ -48,7 +48,15 @@ def findings(results: Results, environment: dict[str, Any], drawn: Collection[st
     ``drawn``: the names of the figures that are there.
     """
     found = [finding for of in FINDINGS if (finding := of(results)) is not None]
-    return page("findings.md.j2", findings=found, environment=environment, drawn=drawn)
+    missing = [row for row in results.cells if row["status"] != "done"]
+    return page(
+        "findings.md.j2",
+        findings=found,
+        environment=environment,
+        drawn=drawn,
+        cells=len(results.cells),
+        missing=len(missing),
+    )
 
 
 def draw_findings(results: Results, material: Material) -> dict[str, Figure]:

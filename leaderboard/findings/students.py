@@ -15,12 +15,12 @@ from bench.types import Results
 from leaderboard.figures import STYLES, WIDTH, legend, new_grid, styled
 from leaderboard.findings.finding import Finding, listed, points, shares
 from leaderboard.findings.material import Material
-from leaderboard.tables import Row
+from leaderboard.tables import UNDEFINED, Row, labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STUDENT = "robust_distillation"
+STUDENT, ROBUST = "robust_distillation", "adversarial_training"
 FIGURE = "students"
 
 REMOVES = {
@@ -51,33 +51,47 @@ def inheritance(results: Results) -> Finding | None:
     ]
     if not pairs:
         return None
-    pair = pairs[0]
-    robust, plain = _teacher(pair["second"]), _teacher(pair["first"])
+    # Whichever of the two the matrix names first.
+    pair = min(pairs, key=lambda found: ROBUST not in map(_teacher_name, _both(found)))
+    turned = _teacher_name(pair["first"]) == ROBUST
+    mine, other = ("first", "second") if turned else ("second", "first")
+    robust, plain = _teacher(pair[mine]), _teacher(pair[other])
+    gained = {
+        place(at): (at["delta"], at["ci"]) if turned else flipped(at, "ci") for at in known(pair)
+    }
     told = [
-        f"at {place(at)} {shares(seed['second'] for seed in at['seeds'])} of the sources stand "
-        f"against {shares(seed['first'] for seed in at['seeds'])} "
-        f"({points(*flipped(at, 'ci'))} points)"
+        f"at {place(at)} {shares(by_seed(pair, at, mine))} of the sources stand "
+        f"against {shares(by_seed(pair, at, other))} ({points(*gained[place(at)])} points)"
         for at in known(pair)
     ]
-    gains = [at for at in known(pair) if flipped(at, "ci")[1][0] > 0 and _one_sign(at)]
-    where = listed([place(at) for at in gains])
-    last = (
-        f"The student of {robust} holds more than that of {plain} at {where}, with an interval "
-        "above zero and the same sign at every seed"
-        if gains
-        else f"Nowhere does the student of {robust} hold more than that of {plain} beyond the "
-        "interval and at every seed"
+    sure = [at for at in known(pair) if _one_sign(at)]
+    more = [at for at in sure if gained[place(at)][1][0] > 0]
+    less = [at for at in sure if gained[place(at)][1][1] < 0]
+    clauses = [
+        f"holds {word} than that of {plain} at {listed([place(at) for at in found])}, with an "
+        f"interval {side} zero and the same sign {at_seeds(found)}"
+        for found, word, side in ((more, "more", "above"), (less, "less", "below"))
+        if found
+    ]
+    last = f"The student of {robust} " + (
+        listed(clauses)
+        or f"is not shown to hold more or less than that of {plain}: nowhere is the difference "
+        f"beyond the interval and of one sign {at_seeds(known(pair))}"
     )
-    share = _inherited(results, pair)
     return Finding(
         "What a student inherits that sees no perturbation",
         (
             f"Taught by {robust} rather than by {plain}, on clean inputs: {'; '.join(told)}.",
-            f"{last}{share}.",
+            f"{last}{_inherited(results, pair[mine])}.",
         ),
         [("Worst case of each student and of its teacher, one value a seed.", stand(results))],
         (),
-        ("Intervals are paired over the same sources, 95 %, a source counted once for all seeds.",),
+        (
+            (
+                "Intervals are paired over the same sources, 95 % each, a source counted once for "
+                "all seeds."
+            ),
+        ),
     )
 
 
@@ -86,27 +100,36 @@ def ranking(results: Results) -> Finding | None:
     found = manipulated(results)
     if not found:
         return None
-    places = [at for at in known(found[0]) if any(_counts(p, at) for p in found)]
+    places = places_of(found)
     costs = {
-        keep(pair): [place(at) for at in known(pair) if at["ci_family"][1] < 0 and _one_sign(at)]
+        keep(pair): [at for at in known(pair) if at["ci_family"][1] < 0 and _one_sign(at)]
         for pair in found
     }
-    losing = [f"{name} (at {listed(where)})" for name, where in costs.items() if where]
+    losing = [
+        f"{name} (at {listed([place(at) for at in where])})"
+        for name, where in costs.items()
+        if where
+    ]
     same = [name for name, where in costs.items() if not where]
+    failed = [keep(pair) for pair in _of_first(results) if not known(pair)]
+    every = [at for pair in found for at in known(pair)]
     first = (
-        f"Against everything kept, these lose beyond the intervals, which hold together, and at "
-        f"every seed: {listed(losing) or 'none'}; these do not: {listed(same) or 'none'}."
+        f"Against everything kept of {_teacher(found[0]['first'])}, these lose beyond the "
+        f"intervals, which hold together at each budget, and {at_seeds(every)}: "
+        f"{listed(losing) or 'none'}; of these no loss is shown: {listed(same) or 'none'}"
+        + (f"; these were not measured: {listed(failed)}." if failed else ".")
     )
     return Finding(
         "Which part of the teacher's answers carries it",
-        (first, conclusion(costs)),
-        [(f"keep, at {place(at)}", table(results, at)) for at in places or known(found[0])],
+        (first, conclusion({name: [place(at) for at in where] for name, where in costs.items()})),
+        [(f"keep, at {place(at)}", table(results, at)) for at in places],
         (FIGURE,),
         (
             (
                 "Differences in points of worst-case robust accuracy against keep = all under the "
                 "same teacher, paired over sources and seeds; the intervals hold for all "
-                "manipulations of one budget together (95 %, Bonferroni). The manipulations are "
+                "manipulations of one budget together (95 %, Bonferroni). Where no cost is shown "
+                "there may be one: the interval says how large. The manipulations are "
                 "our own: the paper's list is not at hand."
             ),
         ),
@@ -114,43 +137,91 @@ def ranking(results: Results) -> Finding | None:
 
 
 def conclusion(costs: dict[str, list[str]]) -> str:
-    """Hold what the manipulations cost against what Seguin et al. conclude."""
+    """Hold what the manipulations cost against what Seguin et al. conclude.
 
-    def told(names: Iterable[str]) -> bool:
-        return any(costs.get(name) for name in names)
+    ``costs``: by manipulation, where it costs; one that was not measured is not in it.
+    """
 
-    sure = "matters" if told(SURENESS) else "does not show"
-    if told(LEVEL):
-        order = "so does the order of the incorrect classes, for levelling them costs too"
-    elif told(ORDER):
-        order = (
-            "the order of the incorrect classes is not needed, for levelling them costs nothing "
-            "that shows, but a wrong order does harm"
-        )
-    else:
-        order = "of the order of the incorrect classes nothing shows"
+    def told(names: Iterable[str]) -> str:
+        tested = [name for name in names if name in costs]
+        if not tested:
+            return "was not measured"
+        return "costs robustness" if any(costs[name] for name in tested) else "shows no cost"
+
     return (
         "Seguin et al. 2021 conclude that sample-wise confidence and the order of the incorrect "
-        f"classes carry the robustness; here the confidence of each sample {sure}, and {order}."
+        "classes carry the robustness; here taking the confidence of each sample away "
+        f"{told(SURENESS)}, levelling the incorrect classes, which takes their order and spread "
+        f"away, {told(LEVEL)}, and putting them in a wrong order {told(ORDER)}."
     )
 
 
-def manipulated(results: Results, teacher: str | None = None) -> list[Row]:
-    """Return the pairs of a manipulation against ``all``: of one teacher, or of the first."""
-    found = [
+def manipulated(results: Results, against: Row | None = None) -> list[Row]:
+    """Return the pairs of a manipulation and ``all``: of one student, ``against``.
+
+    By default that of the first robust teacher, else of the first.
+    """
+    return [pair for pair in _of_first(results, against) if known(pair)]
+
+
+def _of_first(results: Results, against: Row | None = None) -> list[Row]:
+    against = against or next(iter(references(results)), None)
+    return [pair for pair in _manipulations(results) if pair["second"] == against]
+
+
+def _manipulations(results: Results) -> list[Row]:
+    return [
         pair
         for pair in results.pairs
-        if pair["why"] == "keep"
-        and pair["second"]["defense_params"]["keep"] == "all"
-        and known(pair)
+        if pair["why"] == "keep" and pair["second"]["defense_params"]["keep"] == "all"
     ]
-    name = teacher or next((_teacher_name(pair["first"]) for pair in found), None)
-    return [pair for pair in found if _teacher_name(pair["first"]) == name]
+
+
+def references(results: Results) -> list[Row]:
+    """Return the students that keep everything, of robust teachers first."""
+    found: list[Row] = []
+    for pair in _manipulations(results):
+        if known(pair) and pair["second"] not in found:
+            found.append(pair["second"])
+    return sorted(found, key=lambda defense: _teacher_name(defense) != ROBUST)
+
+
+def named(students: Sequence[Row]) -> list[str]:
+    """Return what to call each student by: its teacher, with what tells it from the others'."""
+    teachers = [_as_defense(student["defense_params"]["teacher"]) for student in students]
+    names = labels(teachers, "defense")
+    return names if len(set(names)) == len(names) else labels(students, "defense")
+
+
+def _as_defense(teacher: Row) -> Row:
+    params = {key: value for key, value in teacher.items() if key != "name"}
+    return {"defense": teacher["name"], "defense_params": params}
+
+
+def places_of(pairs: Sequence[Row]) -> list[Row]:
+    """Return the budgets at which a pair of ``pairs`` differs, all where none does."""
+    every = {place(at): at for pair in pairs for at in known(pair)}
+    differ = [at for at in every.values() if any(_counts(pair, at) for pair in pairs)]
+    return differ or list(every.values())
 
 
 def known(pair: Row) -> list[Row]:
     """Return the budgets of a pair at which there is a figure."""
     return [at for at in pair["survival"] if at["delta"] is not None]
+
+
+def by_seed(pair: Row, at: Row, side: str) -> list[float | None]:
+    """Return the worst case of one side at every seed of the pair, None where it is not known."""
+    shares = {seed["seed"]: seed[side] for seed in at["seeds"]}
+    return [shares.get(seed["seed"]) for seed in pair["seeds"]]
+
+
+def at_seeds(places: Sequence[Row]) -> str:
+    """Return in words at how many seeds the figures were made."""
+    counts = sorted({len(at["seeds"]) for at in places})
+    if counts == [1]:
+        return "at the one seed"
+    return f"at each of {' or '.join(str(count) for count in counts)} seeds"
 
 
 def place(at: Row) -> str:
@@ -178,26 +249,31 @@ def _counts(pair: Row, wanted: Row) -> bool:
     return any(place(at) == place(wanted) and at["delta"] for at in known(pair))
 
 
+def _both(pair: Row) -> tuple[Row, Row]:
+    return pair["first"], pair["second"]
+
+
 def _teacher_name(defense: Row) -> str:
     return str(defense["defense_params"]["teacher"]["name"])
 
 
 def _teacher(defense: Row) -> str:
-    return {"undefended": "a standard teacher", "adversarial_training": "a robust teacher"}.get(
+    return {"undefended": "a standard teacher", ROBUST: "a robust teacher"}.get(
         _teacher_name(defense), f"a teacher {_teacher_name(defense)!r}"
     )
 
 
-def _inherited(results: Results, pair: Row) -> str:
+def _inherited(results: Results, student: Row) -> str:
     """Say how much of the teacher's own worst case its student has, where the teacher was met."""
-    taught = [p for p in results.pairs if p["why"] == "taught" and p["first"] == pair["second"]]
+    taught = [p for p in results.pairs if p["why"] == "taught" and p["first"] == student]
     if not taught or not known(taught[0]):
         return ""
     told = [
         f"{shares([_mean(at, 'first')])} against {shares([_mean(at, 'second')])} at {place(at)}"
         for at in known(taught[0])
     ]
-    return f"; its teacher, which did see them, holds more: {listed(told)}, means over seeds"
+    saw = ", which did see them" if _teacher_name(student) == ROBUST else ""
+    return f"; beside its teacher{saw}, it has {listed(told)}, means over seeds"
 
 
 def _mean(at: Row, side: str) -> float | None:
@@ -207,41 +283,45 @@ def _mean(at: Row, side: str) -> float | None:
 
 def stand(results: Results) -> pd.DataFrame:
     """Return the worst case of teachers, students and the undefended network at every budget."""
+    pairs = [p for p in results.pairs if p["why"] == "undefended" and _stands(p["first"])]
     lines: dict[str, dict[str, str]] = {"undefended": {"defense": "undefended"}}
-    for pair in results.pairs:
-        if pair["why"] == "undefended" and (name := _called(pair["first"])) is not None:
-            lines[name] = {"defense": name}
-            for at in known(pair):
-                lines[name][place(at)] = shares(seed["first"] for seed in at["seeds"])
-                lines["undefended"][place(at)] = shares(seed["second"] for seed in at["seeds"])
-    return pd.DataFrame(list(lines.values())).fillna("–")
+    for name, pair in zip(_called([pair["first"] for pair in pairs]), pairs, strict=True):
+        lines[name] = {"defense": name}
+        for at in known(pair):
+            lines[name][place(at)] = shares(by_seed(pair, at, "first"))
+            lines["undefended"].setdefault(place(at), shares(by_seed(pair, at, "second")))
+    return pd.DataFrame(list(lines.values())).fillna(UNDEFINED)
 
 
-def _called(defense: Row) -> str | None:
-    """Return how the table of students names a defense, None where it is not in it."""
-    params = defense["defense_params"]
-    if defense["defense"] == STUDENT and params["keep"] == "all":
-        return f"student of {_teacher_name(defense)}"
-    if defense["defense"] in ("twin", "adversarial_training"):
-        return " ".join([defense["defense"], *([params["method"]] if "method" in params else [])])
-    return None
+def _stands(defense: Row) -> bool:
+    """Return whether the table of students shows a defense."""
+    if defense["defense"] == STUDENT:
+        return bool(defense["defense_params"]["keep"] == "all")
+    return defense["defense"] in ("twin", ROBUST)
+
+
+def _called(defenses: Sequence[Row]) -> list[str]:
+    """Return how the table of students names each."""
+    students = [defense for defense in defenses if defense["defense"] == STUDENT]
+    of_teacher = iter(named(students))
+    every = labels(defenses, "defense")
+    return [
+        f"student of {next(of_teacher)}" if defense["defense"] == STUDENT else label
+        for defense, label in zip(defenses, every, strict=True)
+    ]
 
 
 def table(results: Results, at: Row) -> pd.DataFrame:
     """Return each manipulation at one budget, under the robust teacher and under the standard."""
-    teachers = list(
-        dict.fromkeys(
-            _teacher_name(p["first"]) for p in results.pairs if p["why"] == "keep" and known(p)
-        )
-    )
+    students = references(results)
     lines = []
     for name, removes in REMOVES.items():
         line: dict[str, Any] = {"keep": name, "takes away": removes}
-        for teacher in teachers:
-            line |= _against_all(manipulated(results, teacher), name, teacher, at)
+        for teacher, student in zip(named(students), students, strict=True):
+            line |= _against_all(manipulated(results, student), name, teacher, at)
         if len(line) > 2:
             lines.append(line)
-    return pd.DataFrame(lines).fillna("–")
+    return pd.DataFrame(lines).fillna(UNDEFINED)
 
 
 def _against_all(pairs: Sequence[Row], name: str, teacher: str, wanted: Row) -> dict[str, str]:
@@ -250,7 +330,7 @@ def _against_all(pairs: Sequence[Row], name: str, teacher: str, wanted: Row) -> 
             if place(at) != place(wanted) or name not in (keep(pair), "all"):
                 continue
             side = "second" if name == "all" else "first"
-            line = {f"{teacher}": shares(seed[side] for seed in at["seeds"])}
+            line = {f"{teacher}": shares(by_seed(pair, at, side))}
             if name != "all":
                 line[f"{teacher}, Δ"] = points(at["delta"], at["ci_family"])
             return line
@@ -261,21 +341,18 @@ def _against_all(pairs: Sequence[Row], name: str, teacher: str, wanted: Row) -> 
 def draw_students(results: Results, _: Material) -> dict[str, Figure]:
     """Draw what each manipulation costs against everything kept, with intervals, by budget."""
     found = manipulated(results)
-    places = [at for at in known(found[0]) if any(_counts(p, at) for p in found)] if found else []
-    if not places:
+    if not found:
         return {}
-    teachers = list(
-        dict.fromkeys(_teacher_name(p["first"]) for p in results.pairs if p["why"] == "keep")
-    )
+    places, students = places_of(found), references(results)
     names = [keep(pair) for pair in found]
     figure, axes = new_grid(1, len(places), min(2, len(places)) * WIDTH)
     for axis, wanted in zip(axes, places, strict=True):
         axis.axvline(0, color="0.4", linewidth=0.7)
-        for number, teacher in enumerate(teachers):
-            style = STYLES[number]
+        for number, (teacher, student) in enumerate(zip(named(students), students, strict=True)):
+            style = STYLES[number % len(STYLES)]
             rows = [
                 (names.index(keep(pair)) + 0.25 * number, at)
-                for pair in manipulated(results, teacher)
+                for pair in manipulated(results, student)
                 for at in known(pair)
                 if place(at) == place(wanted) and keep(pair) in names
             ]

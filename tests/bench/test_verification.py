@@ -460,3 +460,65 @@ def test_what_is_no_finished_run_is_said_to_be_none(damage, message, copy, small
     assert done.exit_code == 2, done.output
     assert message in done.output
     assert "Traceback" not in done.output
+
+
+FINDINGS = """
+name = "told"
+recipe = "smoke"
+sources = 6
+probe_samples = 6
+report = "findings"
+[[defense]]
+name = "undefended"
+[[defense]]
+name = "twin"
+[[defense]]
+name = "adversarial_training"
+steps = 1
+[[attack]]
+name = "fgsm"
+eps = [0.1, 0.2]
+"""
+
+
+def test_findings_are_made_kept_published_verified_and_removed(
+    tmp_path: Path, small, command
+) -> None:
+    matrix, run = tmp_path / "told.toml", tmp_path / "run"
+    matrix.write_text(FINDINGS)
+    again = ("run", "--matrix", matrix, "--cache-dir", small / "cache", "--out", run, "--offline")
+    done = command(*again)
+    assert done.exit_code == 0, done.output
+    further = [run / "logits.json", run / "pairs.json"]
+    # A clean row and two attacked ones a model; each of two against the undefended network.
+    assert [len(read_json(path)) for path in further] == [9, 2]
+    page = (run / "findings.md").read_text()
+    assert "## What adversarial training and distillation do to the logits" in page
+    for path in ("cost.md", "figures/logits-distributions.png", "figures/confidence-panel.png"):
+        assert (run / path).is_file(), path
+    assert "](figures/confidence-panel.png)" in page
+
+    before = {path: path.stat().st_mtime_ns for path in further}
+    assert command(*again).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in further} == before
+    assert (run / "findings.md").read_text() == page
+
+    assert command("publish", run, "--to", tmp_path / "public").exit_code == 0
+    for name in ("logits.json", "pairs.json", "findings.md", "figures/confidence-joint.pdf"):
+        assert (tmp_path / "public" / "run" / name).read_bytes() == (run / name).read_bytes(), name
+
+    assert command("verify", run).exit_code == 0
+    shown = read_json(further[1])[0]["survival"][0]["delta"]
+    edit(further[1], lambda rows: rows[0]["survival"][0].update(delta=shown + 0.5))
+    done = command("verify", run)
+    assert done.exit_code == 1
+    assert "pairs.json survival.0.delta" in done.output
+    further[1].unlink()
+    assert "pairs.json: ids" in command("verify", run).output
+
+    matrix.write_text(matrix.read_text().replace('report = "findings"\n', ""))
+    assert command(*again).exit_code == 0
+    assert not any(path.exists() for path in further)
+    assert command("verify", run).exit_code == 0
+    assert command("publish", run, "--to", tmp_path / "public").exit_code == 0
+    assert not (tmp_path / "public" / "run" / "pairs.json").exists()
