@@ -33,7 +33,8 @@ from leaderboard.verdicts import (
 # An underscore inside a word is no markup, and names are full of them.
 SPECIAL = re.compile(r"([\\`*{}\[\]<>#|~]|(?<!\w)_|_(?!\w))")
 
-INTERVAL = re.compile(r"\\\[([-−]?[\d.]+, [-−]?[\d.]+)\\\]")
+NUMBER = r"[-−]?[\d.]+(?:e[-−]\d+)?"
+INTERVAL = re.compile(rf"\\\[({NUMBER}, {NUMBER})\\\]")
 
 
 def escape(text: str) -> str:

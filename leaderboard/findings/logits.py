@@ -19,6 +19,7 @@ from bench.types import Results, ThreatModel
 from leaderboard.figures import STYLES, WIDTH, legend, new_grid, styled
 from leaderboard.findings.finding import Finding, Group, apart, each, groups, listed, number
 from leaderboard.findings.material import Material
+from leaderboard.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,7 +132,7 @@ def attack_table(results: Results) -> tuple[str, pd.DataFrame] | None:
     ]
     if not rows:
         return None
-    attack = min(rows, key=lambda row: (row["attack"] != "pgd", -(row["threat"]["budget"] or 0)))
+    attack = min(rows, key=_strength)
     names = ("attack", "attack_params")
     same = [row for row in rows if all(row[name] == attack[name] for name in names)]
     lines = []
@@ -146,6 +147,13 @@ def attack_table(results: Results) -> tuple[str, pd.DataFrame] | None:
         f"Correctly classified sources before → after {attack['attack']}, {threat}: {SPANNED}."
     )
     return caption, pd.DataFrame(lines)
+
+
+def _strength(row: Row) -> tuple[bool, bool, bool, float]:
+    """Sort PGD on log-odds first, at the largest budget that is not the whole box."""
+    budget = row["threat"]["budget"] or 0.0
+    output = row["attack_params"].get("output")
+    return row["attack"] != "pgd", budget >= 1, output != "log_odds", -budget
 
 
 @styled
