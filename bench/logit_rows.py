@@ -63,14 +63,14 @@ def _row(model: Model, trial: Trial | None, rows: pd.DataFrame, before: Array | 
     former = {} if before is None else _values(before)
     if before is not None:
         values["order_tau"] = order_agreement(before, logits, rows["label"].to_numpy())
-    sample = rows["sample_id"].to_numpy()
-    unknown = np.full(len(rows), np.nan)
+    columns = {**values, **{f"{name}_before": value for name, value in former.items()}}
+    each = pd.DataFrame(columns).groupby(rows["sample_id"].to_numpy()).mean()
     summary: Document = {}
     for name in MEASURES:
-        mean, interval = _mean(values.get(name, unknown), sample)
+        mean, interval = _mean(each, name)
         summary |= {name: mean, f"{name}_ci": interval}
         if name != "order_tau":
-            summary[f"{name}_before"] = _mean(former.get(name, unknown), sample)[0]
+            summary[f"{name}_before"] = _mean(each, f"{name}_before")[0]
     attack = {} if trial is None else trial.row
     steps = pd.Series([]) if trial is None else rows["iterations"].dropna()
     identity = ("dataset", "network", "recipe", "defense", "defense_params", "seed")
@@ -80,7 +80,7 @@ def _row(model: Model, trial: Trial | None, rows: pd.DataFrame, before: Array | 
         **{name: model.row[name] for name in identity},
         **{name: attack.get(name) for name in ("attack", "attack_params", "threat")},
         "cell": attack.get("id"),
-        "samples": len(np.unique(sample)),
+        "samples": len(each),
         **summary,
         "iterations": float(steps.median()) if len(steps) else None,
     }
@@ -90,7 +90,8 @@ def _values(logits: Array) -> dict[str, Array]:
     return {name: value.numpy() for name, value in measures(torch.tensor(logits)).items()}
 
 
-def _mean(values: Array, sample: Array) -> tuple[float | None, tuple[float, float] | None]:
-    each = pd.Series(values).groupby(sample).mean()
-    kept = each[np.isfinite(each)]
+def _mean(each: pd.DataFrame, name: str) -> tuple[float | None, tuple[float, float] | None]:
+    if name not in each:
+        return None, None
+    kept = each[name][np.isfinite(each[name])]
     return (float(kept.mean()), mean_interval(kept)) if len(kept) else (None, None)
