@@ -15,6 +15,8 @@ import pandas as pd
 
 from bench.finished import read_results
 from leaderboard.distillation import Report
+from leaderboard.findings.students import known, place
+from leaderboard.findings.students import table as manipulations
 from leaderboard.markdown import table
 from leaderboard.verdicts import verdict_table, verdict_tables
 
@@ -45,10 +47,18 @@ def mnist() -> pd.DataFrame:
     return frame[swept | controls].drop(columns="paper, logits / T")
 
 
+def students() -> pd.DataFrame:
+    """Return what taking a part of a teacher's answers away costs its student, at L∞ 0.2."""
+    results = read_results(PUBLISHED / "logits-digits")
+    wanted = next(at for pair in results.pairs for at in known(pair) if place(at) == "L∞ 0.2")
+    return manipulations(results, wanted)
+
+
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "verdict-linf": lambda: verdicts("linf"),
     "verdict-l0": lambda: verdicts("l0"),
     "papernot-mnist": mnist,
+    "students": students,
 }
 
 
