@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,6 +21,9 @@ MEASURES = ("max_logit", "logit_gap", "confidence", "entropy", "order_tau")
 
 All but the last also with ``_before``: the mean of the same sources without the attack.
 """
+
+BOUNDS = {"confidence": (0.0, 1.0), "entropy": (0.0, math.inf), "order_tau": (-1.0, 1.0)}
+"""What a measure can be at all."""
 
 
 def logit_rows(models: Sequence[Model], sources: Sequence[int]) -> list[Document]:
@@ -94,4 +98,10 @@ def _mean(each: pd.DataFrame, name: str) -> tuple[float | None, tuple[float, flo
     if name not in each:
         return None, None
     kept = each[name][np.isfinite(each[name])]
-    return (float(kept.mean()), mean_interval(kept)) if len(kept) else (None, None)
+    if kept.empty:
+        return None, None
+    interval = mean_interval(kept)
+    if interval is not None and name in BOUNDS:
+        low, high = np.clip(interval, *BOUNDS[name])  # the normal approximation knows no bounds
+        interval = float(low), float(high)
+    return float(kept.mean()), interval

@@ -70,6 +70,24 @@ def by_hand(name: str, *logits: Sequence[float]) -> list[float]:
     return measures(torch.tensor([list(row) for row in logits]))[name].tolist()
 
 
+def inside(name: str, values: pd.Series) -> tuple[float, float]:
+    """Return the interval of a mean, within what the measure can be at all."""
+    low, high = mean_interval(values)
+    least, most = {"confidence": (0, 1), "entropy": (0, math.inf), "order_tau": (-1, 1)}.get(
+        name, (-math.inf, math.inf)
+    )
+    return max(low, least), min(high, most)
+
+
+def test_no_interval_leaves_what_a_measure_can_be() -> None:
+    sure = {3: [30.0, 0, 0, 0], 7: [0.0, 30, 0, 0], 9: [0.0, 0, 0, 0]}
+    (found,) = logit_rows([model([], frame([*sure.items()], split="test"))], SOURCES)
+    values = pd.Series(by_hand("confidence", *sure.values()))
+    assert mean_interval(values)[1] > 1  # the normal approximation
+    assert found["confidence_ci"][1] == 1.0
+    assert found["entropy_ci"][0] >= 0
+
+
 def test_the_clean_row_is_of_the_sources_alone_right_or_wrong() -> None:
     extra = {5: [50.0, 0.0, 0.0, 0.0]}
     rows = pd.concat([probe(), frame([*extra.items()], split="test")], ignore_index=True)
@@ -78,7 +96,7 @@ def test_the_clean_row_is_of_the_sources_alone_right_or_wrong() -> None:
     for name in MEASURES[:-1]:
         values = by_hand(name, *(LOGITS[i] for i in SOURCES))
         assert found[name] == pytest.approx(sum(values) / 3)
-        assert found[f"{name}_ci"] == pytest.approx(mean_interval(pd.Series(values)))
+        assert found[f"{name}_ci"] == pytest.approx(inside(name, pd.Series(values)))
         assert found[f"{name}_before"] is None
     assert found["order_tau"] is found["order_tau_ci"] is found["cell"] is found["attack"] is None
     assert (found["model"], found["seed"], found["iterations"]) == ("fit", 2, None)
@@ -93,7 +111,7 @@ def test_a_source_counts_once_however_many_targets_it_was_attacked_at() -> None:
         one, two, three = by_hand(name, a, b, c)
         each = pd.Series([(one + two) / 2, three])
         assert found[name] == pytest.approx(each.mean())
-        assert found[f"{name}_ci"] == pytest.approx(mean_interval(each))
+        assert found[f"{name}_ci"] == pytest.approx(inside(name, each))
         before = by_hand(name, LOGITS[3], LOGITS[7])
         assert found[f"{name}_before"] == pytest.approx(sum(before) / 2)
     # Of 3: the others before 2 > 1 > 3, after 1 > 3 > 2 and 2 > 3 > 1: -1/3 and 1/3, so 0. Of 7:
