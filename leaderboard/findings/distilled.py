@@ -25,11 +25,11 @@ def smaller(results: Results) -> Finding | None:
     if not taught:
         return None
     names = _taught(taught)
+    sizes = "; ".join(_size(results, pair, name) for pair, name in zip(taught, names, strict=True))
     return Finding(
         "What a student of another size keeps",
         (
-            "; ".join(_size(results, pair, name) for pair, name in zip(taught, names, strict=True))
-            + ".",
+            f"{sizes[:1].upper()}{sizes[1:]}.",
             "Under attack, student against teacher: "
             + "; ".join(
                 f"{name}, {listed([_kept(pair, at) for at in known(pair)])}"
@@ -59,7 +59,7 @@ def _size(results: Results, pair: Row, name: str) -> str:
     ratio = f"{small / large:.2f}" if small and large else UNDEFINED
     right = [shares(g.by_seed("accuracy")) if g else UNDEFINED for g in (student, teacher)]
     return (
-        f"With {ratio} times the parameters, the student {name} classifies {right[0]} of the "
+        f"with {ratio} times the parameters, the student {name} classifies {right[0]} of the "
         f"test split correctly where its teacher has {right[1]}"
     )
 
