@@ -30,8 +30,16 @@ def columns(logits: Tensor) -> dict[str, Tensor]:
 
 def read(rows: pd.DataFrame) -> Array:
     """Return the logits that ``rows`` keep, (n, classes) float64."""
-    count = sum(name.removeprefix(PREFIX).isdigit() for name in rows.columns)
-    return rows[[f"{PREFIX}{label}" for label in range(count)]].to_numpy(np.float64)
+    return rows[[f"{PREFIX}{label}" for label in range(len(_kept(rows)))]].to_numpy(np.float64)
+
+
+def without(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return ``rows`` without the columns that keep logits."""
+    return rows.drop(columns=_kept(rows))
+
+
+def _kept(rows: pd.DataFrame) -> list[str]:
+    return [name for name in rows.columns if name.removeprefix(PREFIX).isdigit()]
 
 
 def measures(logits: Tensor) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from bench.finished import read_results
 from bench.flags import ModelFacts, cell_flags, model_flags
 from bench.folder import RunFolder
 from bench.logit_rows import logit_rows
+from bench.logits import without as without_logits
 from bench.pair_rows import pair_rows
 from bench.paired import paired_rates
 from bench.plan import Node, Plan
@@ -109,7 +110,8 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     info = data.info
     fits = {node.id: node for node in plan.of("fit")}
     probes = {node.needs["model"]: _Probe(node, folder) for node in plan.of("probe")}
-    cells = [_Cell(node, info, folder) for node in plan.of("cell")]
+    told = plan.matrix.report == "findings"
+    cells = [_Cell(node, info, folder, logits=told) for node in plan.of("cell")]
     worst = _worst_cases(cells, info)
     rows = []
     for cell in cells:
@@ -143,7 +145,6 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
         )
         for model, found in zip(models, suspected, strict=True)
     ]
-    told = plan.matrix.report == "findings"
     return Results(
         rows,
         [m | found.document() for m, found in zip(models, suspected, strict=True)],
@@ -183,9 +184,9 @@ def identity(fit: Node) -> Document:
 
 
 class _Cell:
-    """One cell as it lies on disk."""
+    """One cell as it lies on disk; without its ``logits``, which cost time, where none are told."""
 
-    def __init__(self, node: Node, info: DataInfo, folder: RunFolder) -> None:
+    def __init__(self, node: Node, info: DataInfo, folder: RunFolder, *, logits: bool) -> None:
         path = folder.cell(node.id)
         spec = node.document["attack"]
         self.node = node
@@ -200,7 +201,8 @@ class _Cell:
         self.summary: Document = {}
         if self.outcome.status == "done":
             checksum = self.document["files"]["records"]
-            self.records = read_records(path.with_suffix(".parquet"), checksum)
+            records = read_records(path.with_suffix(".parquet"), checksum)
+            self.records = records if logits else without_logits(records)
             self.summary = summarise(self.records, self.threat, info.features)
 
     def identity(self) -> Document:

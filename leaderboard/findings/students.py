@@ -89,7 +89,9 @@ def inheritance(results: Results) -> Finding | None:
         (
             (
                 "Intervals are paired over the same sources, 95 % each, a source counted once for "
-                "all seeds."
+                "all seeds: they are about these networks on other images, not about other "
+                "networks. The two students share their initial weights and the order of their "
+                f"batches.{_chance(results)}"
             ),
         ),
     )
@@ -274,6 +276,19 @@ def _inherited(results: Results, student: Row) -> str:
     ]
     saw = ", which did see them" if _teacher_name(student) == ROBUST else ""
     return f"; beside its teacher{saw}, it has {listed(told)}, means over seeds"
+
+
+def _chance(results: Results) -> str:
+    """Say how far two undefended networks lie apart that differ in their seed alone."""
+    twins = [p for p in results.pairs if p["why"] == "undefended"]
+    twins = [p for p in twins if p["first"]["defense"] == "twin" and known(p)]
+    if not twins:
+        return ""
+    told = [
+        f"{100 * max(abs(seed['delta']) for seed in at['seeds']):.1f} points apart at {place(at)}"
+        for at in known(twins[0])
+    ]
+    return f" Two undefended networks of other seeds lie up to {listed(told)}: so much is chance."
 
 
 def _mean(at: Row, side: str) -> float | None:

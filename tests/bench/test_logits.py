@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 import bench.logits
-from bench.logits import columns, measures, order_agreement, read
+from bench.logits import columns, measures, order_agreement, read, without
 from bench.store import read_records, write_records
 
 
@@ -104,3 +104,8 @@ def test_logits_pass_through_a_file_to_the_last_bit(classes: int, tmp_path: Path
     found = read(read_records(tmp_path / "rows.parquet"))
     assert found.dtype == np.float64
     assert np.array_equal(found, logits.numpy().astype(np.float64))
+
+
+def test_rows_without_logits_keep_all_else() -> None:
+    rows = pd.DataFrame({"sample_id": [1], "logit_gap": [2.0], "logit_0": [1.0], "logit_10": [0.0]})
+    assert list(without(rows).columns) == ["sample_id", "logit_gap"]

@@ -326,6 +326,18 @@ def test_a_gain_of_the_student_is_told_whichever_the_matrix_names_first() -> Non
     )
 
 
+def test_what_two_seeds_differ_by_stands_beside_a_gain() -> None:
+    taught = pair("teacher", student(ORDINARY), student(), at(0.1, *GAIN))
+    twin = pair("undefended", who("twin"), who("undefended"), at(0.1, (0.5, 0.45), (0.4, 0.52)))
+    (without,), (note,) = (
+        inheritance(results(*pairs)).notes for pairs in ([taught], [taught, twin])
+    )
+    assert note == (
+        f"{without} Two undefended networks of other seeds lie up to 12.0 points apart at L∞ 0.1: "
+        "so much is chance."
+    )
+
+
 def test_a_loss_is_told_and_so_is_a_gain_elsewhere() -> None:
     _, second = inherited(student(ORDINARY), student(), at(0.1, *LOSS), at(2, *GAIN, norm="l0"))
     assert "holds more than that of a standard teacher at L0 2, with an interval above" in second
