@@ -55,9 +55,9 @@ class MatrixConfig(BaseModel):
     a page, a table of costs and figures that stand beside the published ones; ``"findings"`` a page
     that tells what the run shows, each in two sentences with a table and a figure, and the logits
     and pairs of models that it is made of. ``network`` and ``recipe`` default to the data set's
-    own. ``sources`` images of the test split are attacked,
-    chosen by ``source_seed``, the same for every model. ``probe_samples``: on how many of the test
-    images input gradients are measured without an attack, at least on the sources.
+    own. ``sources`` images of the test split are attacked, chosen by ``source_seed``, the same for
+    every model. ``probe_samples``: on how many of the test images input gradients are measured
+    without an attack, at least on the sources.
 
     A ``[[panel]]`` names a norm and budgets: every defense meets the attacks committed for that
     norm (``bench.panel``) and gets a verdict. ``effort`` above 1 runs the panel once more with so

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.types import Results
 from leaderboard.figures import STYLES, WIDTH, new_grid, styled
-from leaderboard.findings.finding import Finding, each, groups
+from leaderboard.findings.finding import TRAINED, Finding, each, groups
 from leaderboard.findings.material import Material
 from leaderboard.tables import Row, percent
 
@@ -72,8 +72,8 @@ def disagreement(results: Results) -> Finding | None:
 def held(results: Results) -> tuple[Row | None, Row | None]:
     """Return the pairs with the undefended network: of PGD training (else FGSM), and its twin."""
     pairs = [pair for pair in results.pairs if pair["why"] == "undefended" and _measured(pair)]
-    trained = [pair for pair in pairs if pair["first"]["defense"] == "adversarial_training"]
-    trained.sort(key=lambda pair: pair["first"]["defense_params"]["method"] != "pgd")
+    trained = [pair for pair in pairs if pair["first"]["defense"] in TRAINED]
+    trained.sort(key=lambda pair: pair["first"]["defense_params"].get("method") == "fgsm")
     twins = [pair for pair in pairs if pair["first"]["defense"] == "twin"]
     return trained[0] if trained else None, twins[0] if twins else None
 

@@ -12,6 +12,9 @@ from leaderboard.tables import UNDEFINED, Row, labels
 
 MINUS = "−"
 
+TRAINED = ("adversarial_training", "trades", "virtual_adversarial_training")
+"""Defenses that train on perturbed inputs: what the findings call robust training."""
+
 WHOLE = (-math.inf, math.inf)
 
 TINY = 1e-3

@@ -17,14 +17,22 @@ import pandas as pd
 from bench.logits import Array
 from bench.types import Results, ThreatModel
 from leaderboard.figures import STYLES, WIDTH, legend, new_grid, styled
-from leaderboard.findings.finding import Finding, Group, apart, each, groups, listed, number
+from leaderboard.findings.finding import (
+    TRAINED,
+    Finding,
+    Group,
+    apart,
+    each,
+    groups,
+    listed,
+    number,
+)
 from leaderboard.findings.material import Material
 from leaderboard.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TRAINED = "adversarial_training"
 SIZES = {"max_logit": "max logit", "logit_gap": "logit gap"}
 MEASURED = {**SIZES, "confidence": "top probability", "entropy": "entropy"}
 SPANNED = "means over images and seeds, with brackets that span the 95 % intervals of all seeds"
@@ -35,7 +43,7 @@ def logits(results: Results) -> Finding | None:
     """Tell how large the logits of each defense are, on clean images and under attack."""
     found = [group for group in groups(results.models) if group.values("max_logit")]
     plain = next((g for g in found if g.defense == "undefended"), None)
-    robust = [g for g in found if g.defense == TRAINED]
+    robust = [g for g in found if g.defense in TRAINED]
     if plain is None or not robust:
         return None
     tables = [(f"On the clean sources: {SPANNED}.", size_table(results))]
@@ -167,7 +175,7 @@ def draw_logits(results: Results, material: Material) -> dict[str, Figure]:
         row for row in results.models if row["seed"] == seed and row.get("max_logit") is not None
     ]
     found = [group for group in groups(rows) if drawn(group)]
-    if not any(group.defense == TRAINED for group in found):
+    if not any(group.defense in TRAINED for group in found):
         return {}
     taught = [group for group in found if "teacher" in group.params]
     styles = dict(zip((g.label for g in found if g not in taught), STYLES, strict=False))
@@ -212,7 +220,7 @@ def short(group: Group) -> str:
     """Return a label that fits a legend or a sentence."""
     if group.defense == "distillation":
         return f"distilled, T = {group.params['temperature']:g}"
-    if group.defense == TRAINED:
+    if group.defense == "adversarial_training":
         return f"{group.params['method'].upper()} training, ε = {group.params['eps']:g}"
     if "teacher" in group.params:
         return f"student of {group.params['teacher']['name'].replace('_', ' ')}"

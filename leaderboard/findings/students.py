@@ -13,14 +13,14 @@ import pandas as pd
 
 from bench.types import Results
 from leaderboard.figures import STYLES, WIDTH, legend, new_grid, styled
-from leaderboard.findings.finding import Finding, listed, points, shares
+from leaderboard.findings.finding import TRAINED, Finding, listed, points, shares
 from leaderboard.findings.material import Material
 from leaderboard.tables import UNDEFINED, Row, labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STUDENT, ROBUST = "robust_distillation", "adversarial_training"
+STUDENT = "robust_distillation"
 FIGURE = "students"
 
 REMOVES = {
@@ -52,8 +52,8 @@ def inheritance(results: Results) -> Finding | None:
     if not pairs:
         return None
     # Whichever of the two the matrix names first.
-    pair = min(pairs, key=lambda found: ROBUST not in map(_teacher_name, _both(found)))
-    turned = _teacher_name(pair["first"]) == ROBUST
+    pair = min(pairs, key=lambda found: sum(map(_robust, _both(found))) != 1)
+    turned = _robust(pair["first"])
     mine, other = ("first", "second") if turned else ("second", "first")
     robust, plain = _teacher(pair[mine]), _teacher(pair[other])
     gained = {
@@ -185,7 +185,7 @@ def references(results: Results) -> list[Row]:
     for pair in _manipulations(results):
         if known(pair) and pair["second"] not in found:
             found.append(pair["second"])
-    return sorted(found, key=lambda defense: _teacher_name(defense) != ROBUST)
+    return sorted(found, key=lambda defense: not _robust(defense))
 
 
 def named(students: Sequence[Row]) -> list[str]:
@@ -259,10 +259,15 @@ def _teacher_name(defense: Row) -> str:
     return str(defense["defense_params"]["teacher"]["name"])
 
 
+def _robust(defense: Row) -> bool:
+    return _teacher_name(defense) in TRAINED
+
+
 def _teacher(defense: Row) -> str:
-    return {"undefended": "a standard teacher", ROBUST: "a robust teacher"}.get(
-        _teacher_name(defense), f"a teacher {_teacher_name(defense)!r}"
-    )
+    name = _teacher_name(defense)
+    known_ones = {"undefended": "a standard teacher", TRAINED[0]: "a robust teacher"}
+    other = f"a robust teacher ({name})" if _robust(defense) else f"a teacher {name!r}"
+    return known_ones.get(name, other)
 
 
 def _inherited(results: Results, student: Row) -> str:
@@ -274,7 +279,7 @@ def _inherited(results: Results, student: Row) -> str:
         f"{shares([_mean(at, 'first')])} against {shares([_mean(at, 'second')])} at {place(at)}"
         for at in known(taught[0])
     ]
-    saw = ", which did see them" if _teacher_name(student) == ROBUST else ""
+    saw = ", which did see them" if _robust(student) else ""
     return f"; beside its teacher{saw}, it has {listed(told)}, means over seeds"
 
 
@@ -312,7 +317,7 @@ def _stands(defense: Row) -> bool:
     """Return whether the table of students shows a defense."""
     if defense["defense"] == STUDENT:
         return bool(defense["defense_params"]["keep"] == "all")
-    return defense["defense"] in ("twin", ROBUST)
+    return defense["defense"] in ("twin", *TRAINED)
 
 
 def _called(defenses: Sequence[Row]) -> list[str]:

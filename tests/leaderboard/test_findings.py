@@ -201,6 +201,12 @@ def test_without_an_undefended_or_a_trained_network_nothing_is_said() -> None:
     assert told_logits(PLAIN, models("adversarial_training", [None], **PGD)) is None
 
 
+def test_trades_is_a_training_on_perturbed_inputs_and_label_smoothing_is_none() -> None:
+    first, _ = sentences(told_logits(PLAIN, models("trades", [4.0, 4.1, 4.2], eps=0.2)))
+    assert "with trades the mean max logit is 4.00 / 4.10 / 4.20" in first
+    assert told_logits(PLAIN, models("label_smoothing", [4.0, 4.1, 4.2])) is None
+
+
 def test_before_and_after_are_of_the_same_sources_under_pgd_at_its_largest() -> None:
     rows = logit_rows(PLAIN[:1])
     other = {
@@ -335,6 +341,19 @@ def test_what_two_seeds_differ_by_stands_beside_a_gain() -> None:
     assert note == (
         f"{without} Two undefended networks of other seeds lie up to 12.0 points apart at L∞ 0.1: "
         "so much is chance."
+    )
+
+
+def test_every_training_on_perturbed_inputs_makes_a_robust_teacher() -> None:
+    trades = student({"name": "trades", "eps": 0.2})
+    first, second = inherited(student(ORDINARY), trades, at(0.1, *GAIN))
+    assert first.startswith("Taught by a robust teacher (trades) rather than by a standard teacher")
+    assert second.startswith("The student of a robust teacher (trades) holds more")
+    # Of three teachers the comparison is of a robust one with another, not of two robust ones.
+    both = pair("teacher", trades, student(), at(0.1, *LOSS))
+    mixed = pair("teacher", student(ORDINARY), student(), at(0.1, *GAIN))
+    assert sentences(inheritance(results(both, mixed)))[0].startswith(
+        "Taught by a robust teacher rather than by a standard teacher"
     )
 
 
