@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Any
 
@@ -13,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bench import registry
 from bench.aggregate import mean_interval
 from bench.config import MatrixConfig
 from bench.fingerprint import digest
+from bench.finished import ABSENT
 from bench.logits import order_agreement, read
 from bench.paired import clustered_difference
 from bench.panel import Panel
 from bench.subject import Subject
-from bench.types import DataInfo, Document
+from bench.types import DataInfo, Document, Spec, UserError
 from bench.verdicts import Model, defense_name
 
 Array = npt.NDArray[Any]
@@ -101,7 +104,8 @@ def pairs_of(defenses: Sequence[Mapping[int, Model]]) -> Iterator[Pair]:
     """Yield the pairs among ``defenses``, in their order, that have something to say.
 
     Each against the undefended one and against its teacher; and, for each parameter, against the
-    first defense of the same name that differs in that parameter alone.
+    defense of the same name that differs in that parameter alone and has its default value, or,
+    where none has, the first of them.
     """
     for second in defenses:
         if _identity(second) == {"defense": "undefended", "defense_params": {}}:
@@ -112,12 +116,31 @@ def pairs_of(defenses: Sequence[Mapping[int, Model]]) -> Iterator[Pair]:
             if teacher is not None and _as_table(second) == teacher:
                 yield Pair(first, second, "taught")
     for place, first in enumerate(defenses):
-        seen = set()
-        for second in defenses[:place]:
+        alike: dict[str, list[tuple[int, Mapping[int, Model]]]] = {}
+        for other, second in enumerate(defenses):
             why = _single_difference(first, second)
-            if why is not None and why not in seen:
-                seen.add(why)
+            if why is not None:
+                alike.setdefault(why, []).append((other, second))
+        for why, others in alike.items():
+            at, second = min([(place, first), *others], key=partial(_rank, why))
+            if at != place:
                 yield Pair(first, second, why)
+
+
+def _rank(parameter: str, placed: tuple[int, Mapping[int, Model]]) -> tuple[bool, int]:
+    """Sort the default value of a parameter first, then by place."""
+    place, models = placed
+    identity = _identity(models)
+    value = identity["defense_params"].get(parameter)
+    return value != _defaults(identity["defense"]).get(parameter, ABSENT), place
+
+
+def _defaults(defense: str) -> Document:
+    """Return the parameters of a defense that is given none; empty where it needs some."""
+    try:
+        return registry.parameters(registry.DEFENSES.make(Spec(defense)))
+    except UserError:
+        return {}
 
 
 def _identity(models: Mapping[int, Model]) -> Document:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import stats
 
+from bench import doors
 from bench.logits import columns, measures
 from bench.pair_rows import ad_hoc_panels, agreement, pair_rows, pairs_of
 from bench.paired import Z95, Pairs, agresti_min
@@ -66,6 +67,11 @@ def rows(models: Sequence[Model], *panels: Panel) -> list[Document]:
     return pair_rows(matrix, INFO, SOURCES, models)
 
 
+@pytest.fixture(autouse=True)
+def plugins() -> None:
+    doors.load_plugins()
+
+
 PLAIN = identity("undefended")
 ROBUST = identity("adversarial_training", eps=0.2)
 
@@ -104,13 +110,16 @@ def test_a_student_is_paired_with_its_teacher_and_no_other_of_that_name() -> Non
     assert paired(PLAIN, plain) == [(1, 0, "undefended"), (1, 0, "taught")]
 
 
-def test_one_parameter_apart_goes_to_the_first_that_differs_in_it_alone() -> None:
+def test_one_parameter_apart_goes_to_its_default_and_else_to_the_first() -> None:
     a, b = {"name": "a"}, {"name": "b"}
     found = paired(student(a), student(a, "max"), student(b), student(b, "max"), student(a, "gap"))
     assert found == [
         (1, 0, "keep"), (2, 0, "teacher"), (3, 1, "teacher"), (3, 2, "keep"), (4, 0, "keep"),
     ]  # fmt: skip
-    assert paired(student(a, "max"), student(a)) == [(1, 0, "keep")]
+    # Wherever the default stands in the sweep; without it, the first stands for it.
+    swept = paired(student(a, "max"), student(a), student(a, "gap"))
+    assert swept == [(0, 1, "keep"), (2, 1, "keep")]
+    assert paired(student(a, "max"), student(a, "gap")) == [(1, 0, "keep")]
     assert paired(student(a), identity("twin", teacher=a, keep="max")) == []
 
 
