@@ -1,17 +1,17 @@
 """The built-in attacks: one paper, one file. The registry loads them by name."""
 
 INDEX = {
-    "jsma": "attacks.jsma_plugin:Jsma",
+    "jsma": "attacks.jsma.plugin:Jsma",
     "fgsm": "attacks.fgsm:FGSM",
-    "pgd": "attacks.pgd_plugin:PGD",
+    "pgd": "attacks.pgd:PGD",
     "noise": "attacks.noise:Noise",
     "transfer": "attacks.transfer:Transfer",
-    "art": "attacks.art:Art",
-    "jsma_reference": "attacks.jsma_reference:JsmaReference",
-    "torchattacks_jsma": "attacks.torchattacks:TorchattacksJsma",
+    "art": "attacks.peers.art:Art",
+    "jsma_reference": "attacks.jsma.reference:JsmaReference",
+    "torchattacks_jsma": "attacks.peers.torchattacks:TorchattacksJsma",
     "submission": "attacks.submission:Submission",
-    "sparse_rs": "attacks.sparse_rs_plugin:SparseRs",
-    "sigma_zero": "attacks.sigma_zero_plugin:SigmaZero",
-    "foolbox": "attacks.foolbox:Foolbox",
-    "fooling": "attacks.fooling_plugin:Fooling",
+    "sparse_rs": "attacks.sparse_rs:SparseRs",
+    "sigma_zero": "attacks.sigma_zero:SigmaZero",
+    "foolbox": "attacks.peers.foolbox:Foolbox",
+    "fooling": "attacks.fooling:Fooling",
 }

@@ -12,20 +12,20 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from attacks.art_call import Call, generate
-from attacks.ball import BallNorm, check_ball, project, steepest
-from attacks.jsma_model import at_rest
-from attacks.losses import LOSSES, log_odds_against
-from bench.plugin import Attack, AttackContext, Perturbation
-from bench.types import Targets, ThreatModel
-from bench.views import Precision, check_temperature, view
+from attacks.kit.ball import BallNorm, check_ball, project, steepest
+from attacks.kit.losses import LOSSES, log_odds_against
+from attacks.kit.model import at_rest
+from attacks.peers.art_call import Call, generate
+from bench.base.types import Targets, ThreatModel
+from bench.measure.recast import Precision, check_temperature, view
+from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 ROWS = 128
 """Rows a query."""
 
 
 class LogOddsLoss(nn.Module):
-    """``attacks.losses.log_odds_against`` as ART calls a loss: on one-hot labels, summed over rows.
+    """``attacks.kit.losses.log_odds_against`` as ART calls a loss: on one-hot labels, summed.
 
     FGSM ascends it untargeted and descends it towards a target.
     """
@@ -43,7 +43,7 @@ class FGSM(Attack):
     positive for l2. ``targets``: which attempts the runner makes; a targeted step goes down the
     target's loss. ``output``: what is differentiated, the cross-entropy of the ``deployed``
     logits, or their ``log_odds``. ``precision`` and ``temperature`` attack the same weights
-    otherwise (``bench.views.View``): computed in float64, the logits divided by the temperature.
+    otherwise (``bench.measure.recast.View``): computed in float64, the logits divided by it.
     ART computes in float32, so a float64 gradient is taken here.
 
     Inputs are (batch, *shape) float32 in [0, 1]. Raises ``ValueError`` for a field out of range.

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from attacks import draws
-from attacks.ball import check_counts, check_inputs, default_chunk
-from attacks.jsma_model import Layout, Model, at_rest, probe
-from attacks.losses import LOSSES, log_odds_against, reached
+from attacks.kit import draws
+from attacks.kit.ball import check_counts, check_inputs, default_chunk
+from attacks.kit.draws import sample_streams
+from attacks.kit.losses import LOSSES, log_odds_against, reached
+from attacks.kit.model import Layout, Model, at_rest, probe
+from bench.base.types import ThreatModel
+from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 Output = Literal["probs", "deployed", "log_odds", "margin"]
 
@@ -68,7 +71,7 @@ def fooling(  # noqa: PLR0913 - the public signature: every parameter of the att
             from other noise: a climb may end on a local maximum below ``confidence``.
         output: what is differentiated. ``probs``: the target's probability, as in the paper; its
             gradient is 0 in float32 wherever that probability is. ``deployed``, ``log_odds``,
-            ``margin``: see `attacks.losses`.
+            ``margin``: see `attacks.kit.losses`.
         seed: of the noise; any integer.
         streams: (batch,) integers, which random stream each row has, by default its position. The
             noise depends on the seed, the restart and this alone: not on model, batch or chunk.
@@ -234,3 +237,63 @@ class _State:
         """Count a step of ``rows``, and those among them whose gradient is zero everywhere."""
         self.iterations[rows] += 1
         self.zero_gradients[rows] += ~gradient.any(dim=1)
+
+
+Goals = Literal["all", "random"]
+
+
+@dataclass(frozen=True)
+class Fooling(Attack):
+    """Noise that a network is sure of, without a source: Nguyen et al. 2015, arXiv 1412.1897.
+
+    The parameters are those of ``attacks.fooling.fooling``, which says more of each.
+    ``confidence``: the probability of the target, in (0, 1), at which an attempt succeeds.
+    ``steps``, ``step_size``: how long it climbs, and how far a step moves each feature;
+    ``restarts``: from how many noises, until one reaches the goal.
+    ``output``: what is differentiated: ``probs``, as in the paper, ``deployed``, ``log_odds`` or
+    ``margin``. ``targets``: which attempts the runner makes: ``all`` classes but the source's own,
+    or one at random. ``chunk``: rows at a time. A source lends its shape, and its number in the
+    test split to the noise; its values and its label mean nothing, so no distance, no robust
+    accuracy and no worst case is made of the records.
+    """
+
+    confidence: float = 0.99
+    steps: int = 200
+    step_size: float = 0.05
+    restarts: int = 10
+    output: Output = "log_odds"
+    targets: Goals = "all"
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ascent(
+            self.confidence, self.steps, self.step_size, self.restarts, self.output, self.chunk
+        )
+        if self.targets not in get_args(Goals):
+            raise ValueError(f"targets must be one of {get_args(Goals)}, got {self.targets!r}")
+
+    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+        """Return the threat model of any input in the box, whatever the ``shape``."""
+        return ThreatModel("none")
+
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
+    ) -> Perturbation:
+        """Run the attack for all rows; each sample and target has a random stream of its own."""
+        if target is None:
+            raise ValueError("fooling needs a target for each row, got None")
+        result = fooling(
+            model,
+            x,
+            target,
+            confidence=self.confidence,
+            steps=self.steps,
+            step_size=self.step_size,
+            restarts=self.restarts,
+            output=self.output,
+            seed=context.seed,
+            streams=sample_streams(context.sample_ids, target, context.info.classes),
+            chunk=self.chunk,
+        )
+        reasons = ["reached" if done else "budget" for done in result.success.tolist()]
+        return Perturbation(result.x_adv, result.iterations, reasons, result.zero_gradients)

@@ -12,8 +12,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from attacks import draws
-from attacks.ball import (
+from attacks.kit import draws
+from attacks.kit.ball import (
     BallNorm,
     check_ball,
     check_counts,
@@ -22,11 +22,11 @@ from attacks.ball import (
     random_extreme,
     random_point,
 )
-from attacks.jsma_model import at_rest
-from attacks.jsma_plugin import PAPER_GAMMA
-from attacks.losses import behind, reached
-from bench.plugin import Attack, AttackContext, Perturbation
-from bench.types import Norm, Targets, ThreatModel, count_features
+from attacks.kit.l0_budget import PAPER_GAMMA
+from attacks.kit.losses import behind, reached
+from attacks.kit.model import at_rest
+from bench.base.types import Norm, Targets, ThreatModel, count_features
+from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 Values = Literal["extreme", "uniform"]
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from attacks.draws import row_streams, uniform
-from attacks.jsma_model import Layout, Model, at_rest, probe
-from attacks.jsma_settings import check
-from bench.measure import lead
+from attacks.jsma.settings import check
+from attacks.kit.draws import row_streams, sample_streams, uniform
+from attacks.kit.l0_budget import PAPER_GAMMA
+from attacks.kit.model import Layout, Model, at_rest, probe
+from bench.base.types import Access, Targets, ThreatModel, count_features
+from bench.measure.query import lead
+from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 SCHEDULE = (
     (0, 1),
@@ -31,6 +34,7 @@ SCHEDULE = (
 """Up to which query of 10,000 the share of exchanged features is alpha_init over what."""
 
 LAST_DIVISOR = 20
+
 BLOCK = 1 << 10
 """Random numbers drawn at once for each row, at most: enough that calls do not count."""
 
@@ -314,3 +318,72 @@ def _check_search(queries: int, alpha_init: float, streams: Tensor | None, rows:
             f"streams must be ({rows},) integers, one for each row of x, "
             f"got {streams.dtype} of shape {tuple(streams.shape)}"
         )
+
+
+@dataclass(frozen=True)
+class SparseRs(Attack):
+    """Sparse-RS within an L0 ball, by random search on scores: Croce et al. 2022, arXiv 2006.12834.
+
+    The parameters are those of ``attacks.sparse_rs.sparse_rs``, which says more of each.
+    ``gamma`` or ``max_features``: the budget, a fraction of the features or their number; without
+    either, ``gamma`` is 0.145, as for ``jsma``. ``queries``: how many inputs of a row are tried.
+    ``alpha_init``: the share of features exchanged at first. ``pixels``: whether pixels are
+    counted and changed whole. ``targets``: ``untargeted``, ``all``, ``random``, ``runner-up``.
+    ``chunk``: rows at a time.
+    """
+
+    gamma: float | None = None
+    max_features: int | None = None
+    queries: int = 10_000
+    alpha_init: float = 0.3
+    pixels: bool = False
+    targets: Targets = "untargeted"
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.gamma is None and self.max_features is None:
+            object.__setattr__(self, "gamma", PAPER_GAMMA)
+        if self.gamma is not None and self.max_features is not None:
+            raise ValueError(
+                f"give one of gamma and max_features, got {self.gamma} and {self.max_features}"
+            )
+        if self.gamma is not None and not 0 < self.gamma <= 1:
+            raise ValueError(f"gamma must be in (0, 1], got {self.gamma!r}")
+        for name in ("max_features", "queries", "chunk"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value!r}")
+        if not 0 < self.alpha_init < float("inf"):
+            raise ValueError(f"alpha_init must be positive and finite, got {self.alpha_init!r}")
+
+    @property
+    def access(self) -> Access:
+        """Scores: no gradient is taken."""
+        return "scores"
+
+    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+        """L0, in features or pixels; ``max_features`` as a fraction of them."""
+        total = count_features(shape[1:] if self.pixels else shape)
+        budget = self.gamma if self.max_features is None else min(1.0, self.max_features / total)
+        return ThreatModel("l0", budget, "pixels" if self.pixels else "features")
+
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
+    ) -> Perturbation:
+        """Run the attack on all rows; each source and target has a random stream of its own."""
+        result = sparse_rs(
+            model,
+            x,
+            y,
+            target,
+            gamma=self.gamma,
+            max_features=self.max_features,
+            queries=self.queries,
+            alpha_init=self.alpha_init,
+            pixels=self.pixels,
+            seed=context.seed,
+            streams=sample_streams(context.sample_ids, target, context.info.classes),
+            chunk=self.chunk,
+        )
+        reasons = ["reached" if done else "queries" for done in result.success.tolist()]
+        return Perturbation(result.x_adv, result.queries, reasons)

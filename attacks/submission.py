@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.plugin import NOT_SUBMITTED, Attack, AttackContext, Perturbation
-from bench.types import Access, Norm, Targets, ThreatModel, Unit, UserError
+from bench.base.types import Access, Norm, Targets, ThreatModel, Unit, UserError
+from bench.plugins.contracts import NOT_SUBMITTED, Attack, AttackContext, Perturbation
 
 Index = Mapping[tuple[int, int | None], int]
 """Row of the file by sample id and target; the target is None where nothing was aimed at."""

@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench import nested, registry
-from bench.plugin import Attack, AttackContext, Defense, Perturbation
-from bench.types import Access, Spec, Targets, ThreatModel, UserError
+from bench.base.types import Access, Spec, Targets, ThreatModel, UserError
+from bench.plugins import parameter as nested
+from bench.plugins import registry
+from bench.plugins.contracts import Attack, AttackContext, Defense, Perturbation
 
 DEFAULTS = {"source": "undefended", "attack": "pgd"}
 """The two tables, and what each holds unless told otherwise."""

@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.cli import run
-    from bench.data import Dataset, Split
+    from bench.base.types import DataInfo, Spec, ThreatModel, UserError
+    from bench.compose import run
     from bench.evaluation import evaluate
-    from bench.plugin import (
+    from bench.plugins.contracts import (
         Attack,
         AttackContext,
         BuildContext,
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
         Network,
         Perturbation,
     )
-    from bench.registry import ATTACKS, DATASETS, DEFENSES, NETWORKS
-    from bench.types import DataInfo, Spec, ThreatModel, UserError
+    from bench.plugins.data import Dataset, Split
+    from bench.plugins.registry import ATTACKS, DATASETS, DEFENSES, NETWORKS
 
     attack = ATTACKS.register
     dataset = DATASETS.register
@@ -59,14 +59,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bench.cli": ("run",),
-    "bench.data": ("Dataset", "Split"),
+    "bench.compose": ("run",),
+    "bench.plugins.data": ("Dataset", "Split"),
     "bench.evaluation": ("evaluate",),
-    "bench.plugin": (
+    "bench.plugins.contracts": (
         "Attack", "AttackContext", "BuildContext", "DataSettings", "DataSource", "Defense",
         "FitContext", "Network", "Perturbation",
     ),
-    "bench.types": ("DataInfo", "Spec", "ThreatModel", "UserError"),
+    "bench.base.types": ("DataInfo", "Spec", "ThreatModel", "UserError"),
 }  # fmt: skip
 _REGISTRIES = {
     "attack": "ATTACKS",
@@ -78,7 +78,7 @@ _REGISTRIES = {
 
 def __getattr__(name: str) -> Any:
     if name in _REGISTRIES:
-        return getattr(import_module("bench.registry"), _REGISTRIES[name]).register
+        return getattr(import_module("bench.plugins.registry"), _REGISTRIES[name]).register
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(module), name)

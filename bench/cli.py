@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.text import plain
-from bench.types import DamagedError, UserError
+from bench.base.text import plain
+from bench.base.types import DamagedError, UserError
+from bench.compose import RunResult, run_matrix
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from bench.base.types import Document, Results
+    from bench.plan.options import RunOptions
 
-    from bench.options import RunOptions
-    from bench.plan import Plan
-    from bench.runner import Progress
-    from bench.types import Document, Results
-    from bench.worker import Settings
 
 app = typer.Typer(
     name="retort",
@@ -35,120 +31,27 @@ app = typer.Typer(
     rich_markup_mode=None,  # brackets in help texts are defaults, no markup
 )
 
-
-@dataclass(frozen=True)
-class RunResult:
-    """A finished run: its folder, what its records came to, how its nodes ended.
-
-    ``attacks``: documents of the matrix's own attacks, without those of its panels.
-    """
-
-    folder: Path
-    results: Results
-    progress: Progress
-    attacks: Sequence[Document] = ()
-
-    @property
-    def rows(self) -> list[Document]:
-        """The rows of ``results.json``."""
-        return self.results.cells
-
-    def frame(self) -> pd.DataFrame:
-        """Return the rows as a table."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows)
-
-
-def run(matrix: str | Path | dict[str, Any], **options: Any) -> pd.DataFrame:
-    """Run a matrix, by name, file or as a table, and return its results, one row a cell.
-
-    The same as ``python -m bench run --matrix``; ``options`` are the fields of ``RunOptions``.
-    Raises UserError for a mistake in the matrix or the options.
-    """
-    from bench.options import RunOptions
-
-    if unknown := set(options) - set(RunOptions.__dataclass_fields__):
-        from bench.text import nearest
-
-        name = min(unknown)
-        raise UserError(
-            f"unknown option {name!r}: {nearest(name, RunOptions.__dataclass_fields__)}"
-        )
-    return run_matrix(matrix, RunOptions(**options)).frame()
-
-
-def run_matrix(
-    matrix: str | Path | dict[str, Any], options: RunOptions, watch: bool = False
-) -> RunResult:
-    """Plan and carry out a matrix, and write its folder; ``watch`` shows progress bars."""
-    from bench import registry
-    from bench.executors import LocalExecutor, default_workers
-    from bench.folder import RunFolder
-    from bench.options import prepare
-    from bench.runner import execute
-
-    plan, settings, data = prepare(matrix, options)
-    workers = options.workers or default_workers(settings.device)
-    pool = LocalExecutor(settings, workers, options.cell_timeout)
-    with _observer(plan, watch) as observer, pool as executor:
-        progress = execute(plan, data, settings, executor, observer, options.fresh)
-    folder = RunFolder(settings.run)
-    results = _write(plan, data, folder, settings, progress)
-    own = [registry.ATTACKS.document(registry.ATTACKS.make(s)) for s in plan.matrix.own_attacks()]
-    return RunResult(settings.run, results, progress, own)
-
-
-def _observer(plan: Plan, watch: bool) -> Any:
-    import contextlib
-
-    from bench.runner import no_observer
-
-    if not watch:
-        return contextlib.nullcontext(no_observer)
-    from bench.progress import bars
-
-    return bars(plan)
-
-
-def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress) -> Results:
-    from bench.environment import describe
-    from bench.results import results
-    from bench.store import read_json, write_json, write_text
-    from leaderboard.markdown import render
-    from leaderboard.publish import write_figures, write_pages
-
-    made = results(plan, data, folder)
-    environment = describe(plan, settings.device)
-    try:
-        timings = read_json(folder.top("timings.json"))
-    except DamagedError:
-        timings = {}
-    if not isinstance(timings, dict):
-        timings = {}  # not ours: written anew
-    write_json(folder.top("timings.json"), {**timings, **progress.seconds})
-    write_json(folder.top("environment.json"), environment)
-    write_text(folder.top("leaderboard.md"), render(made, environment))
-    if plan.matrix.report is not None:
-        seconds = read_json(folder.top("timings.json"))
-        write_figures(plan.matrix.report, made, folder, data)
-        write_pages(plan.matrix.report, folder.root, made, environment, seconds)
-    return made
-
-
 Matrix = Annotated[str, typer.Option("--matrix", "-m", help="A matrix by name, or a .toml file.")]
+
 Plugins = Annotated[
     list[str],
     typer.Option("--plugin", help="A file or module whose plugins to load; may be repeated."),
 ]
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
 ]
+
 DataDir = Annotated[Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")]
+
 CacheDir = Annotated[Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")]
+
 Offline = Annotated[bool, typer.Option("--offline", help="Never download.")]
+
 CellTimeout = Annotated[float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")]
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
@@ -190,7 +93,7 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
 
     The same command goes on where an interrupted run stopped.
     """
-    from bench.options import RunOptions
+    from bench.plan.options import RunOptions
 
     options = RunOptions(
         dataset, network, recipe, out, seeds, sources, budgets, effort, device, workers, data_dir,
@@ -203,7 +106,7 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
             return 0
         result = run_matrix(matrix, options, watch=True)
         if figures:
-            from leaderboard.curves import write_curves
+            from leaderboard.figures.curves import write_curves
 
             write_curves(result.results.verdicts, result.folder / "figures")
         _show(result, debug)
@@ -213,15 +116,15 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
 
 
 def _dry_run(matrix: str, options: RunOptions) -> None:
-    from bench.options import prepare
-    from leaderboard.terminal import show_plan
+    from bench.runner.prepare import prepare
+    from leaderboard.terminal.listing import show_plan
 
     plan, settings, data = prepare(matrix, options)
     show_plan(plan, data.info.classes, len(data.test), settings.run)
 
 
 def _show(result: RunResult, debug: bool) -> None:
-    from leaderboard.terminal import show_results
+    from leaderboard.terminal.results import show_results
 
     traces = list(result.progress.traces.values()) if debug else []
     show_results(result.results, result.folder, result.attacks, traces)
@@ -255,8 +158,8 @@ def list_command(
     """List what can be named in a matrix; with a name, its parameters and their defaults."""
 
     def command() -> int:
-        from bench import doors
-        from leaderboard.terminal import show_listing
+        from bench.plugins import discovery as doors
+        from leaderboard.terminal.listing import show_listing
 
         doors.load_plugins(plugin)
         show_listing(what)
@@ -276,7 +179,7 @@ def publish_command(
     """Copy a run's aggregates and its leaderboard to DIR/RUN-NAME/."""
 
     def command() -> int:
-        from leaderboard.publish import publish
+        from leaderboard.pages.publish import publish
 
         typer.echo(plain(f"published to {publish(run_folder, to)}"))
         return 0
@@ -334,14 +237,14 @@ def verify_command(
     """
 
     def command() -> int:
-        from bench import doors
-        from bench.finished import read_run
-        from bench.options import choose_device
-        from bench.plugin import DataSettings
-        from bench.store import default_cache
-        from bench.verification import recorded_device, verify
-        from leaderboard.inspection import show_verification
-        from leaderboard.markdown import render
+        from bench.audit.verify import recorded_device, verify
+        from bench.base.files import default_cache
+        from bench.evidence.finished_run import read_run
+        from bench.plugins import discovery as doors
+        from bench.plugins.contracts import DataSettings
+        from bench.runner.prepare import choose_device
+        from leaderboard.pages.leaderboard import render
+        from leaderboard.terminal.inspection import show_verification
 
         doors.load_plugins(plugin)
         run = read_run(run_folder)
@@ -375,7 +278,7 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
     Exit status 1 where it is refuted or a cell failed, 0 where it is supported or inconclusive:
     the first word of the answer says which.
     """
-    from bench.options import RunOptions
+    from bench.plan.options import RunOptions
 
     options = RunOptions(
         out=out, device=device, workers=workers, data_dir=data_dir, cache_dir=cache_dir,
@@ -385,12 +288,12 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
     def command() -> int:
         from dataclasses import replace
 
-        from bench.answer import read_answer
-        from bench.claim import load_claim
-        from bench.finished import read_run
-        from bench.options import prepare
-        from bench.store import write_json
-        from leaderboard.claims import show_answer
+        from bench.base.files import write_json
+        from bench.claims.answer import read_answer
+        from bench.claims.claim import load_claim
+        from bench.evidence.finished_run import read_run
+        from bench.runner.prepare import prepare
+        from leaderboard.terminal.claims import show_answer
 
         said = load_claim(claim)
         chosen = replace(options, out=out or Path("runs") / f"claim-{said.name}")
@@ -419,9 +322,9 @@ def selftest_command(
     """
 
     def command() -> int:
-        from bench.options import RunOptions
-        from bench.selftest import findings, self_test
-        from leaderboard.claims import show_findings
+        from bench.claims.selftest import findings, self_test
+        from bench.plan.options import RunOptions
+        from leaderboard.terminal.claims import show_findings
 
         test = self_test()
         options = RunOptions(
@@ -444,8 +347,8 @@ def explain_command(
     """Show a cell: outcome, key document, metrics, flags, records, the command to repeat it."""
 
     def command() -> int:
-        from bench.finished import read_run
-        from leaderboard.inspection import show_cell
+        from bench.evidence.finished_run import read_run
+        from leaderboard.terminal.inspection import show_cell
 
         run = read_run(run_folder)
         show_cell(run, run.cell(cell))
@@ -466,9 +369,9 @@ def diff_command(
     """
 
     def command() -> int:
-        from bench.comparison import compare_runs
-        from bench.finished import read_run
-        from leaderboard.inspection import show_comparison
+        from bench.audit.diff import compare_runs
+        from bench.evidence.finished_run import read_run
+        from leaderboard.terminal.inspection import show_comparison
 
         compared = compare_runs(read_run(first), read_run(second))
         show_comparison(compared)

@@ -9,14 +9,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from bench import doors, registry
-from bench.aggregate import summarise, summarise_probe
-from bench.data import Split
-from bench.execute import Sources, attack_sources
-from bench.plugin import Attack, AttackContext
-from bench.probes import describe
-from bench.results import row
-from bench.types import DataInfo, Document, Outcome, Spec, UserError
+from bench.base.types import DataInfo, Document, Outcome, Spec, UserError
+from bench.measure.cell import Sources, attack_sources
+from bench.measure.probes import describe
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import Attack, AttackContext
+from bench.plugins.data import Split
+from bench.results.cell_metrics import summarise
+from bench.results.collect import row
+from bench.results.model_metrics import summarise_probe
 
 
 def evaluate(

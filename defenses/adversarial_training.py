@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
-from bench import registry
-from bench.data import Split
-from bench.plugin import AttackContext, Defense, FitContext
-from bench.types import Spec
+from bench.base.types import Spec
+from bench.plugins import registry
+from bench.plugins.contracts import AttackContext, Defense, FitContext
+from bench.plugins.data import Split
 from defenses.crafting import ascend, at_rest, check_eps, check_positive, check_steps
 
 ATTACK = "pgd"

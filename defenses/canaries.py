@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from bench.plugin import BuildContext, Defense
+from bench.plugins.contracts import BuildContext, Defense
 from defenses.crafting import check_positive
 from defenses.undefended import Undefended
 

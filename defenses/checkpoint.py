@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import doors, registry
-from bench.data import Split
-from bench.plugin import BuildContext, Defense, FitContext
-from bench.types import DataInfo, Spec, UserError
+from bench.base.types import DataInfo, Spec, UserError
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import BuildContext, Defense, FitContext
+from bench.plugins.data import Split
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
-from bench.data import Split
-from bench.plugin import BuildContext, Defense, FitContext
+from bench.plugins.contracts import BuildContext, Defense, FitContext
+from bench.plugins.data import Split
 from defenses.crafting import check_positive
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bench.data import Split
-from bench.plugin import Defense, FitContext
-from bench.views import check_temperature
+from bench.measure.recast import check_temperature
+from bench.plugins.contracts import Defense, FitContext
+from bench.plugins.data import Split
 from defenses.teachers import answers
 
 

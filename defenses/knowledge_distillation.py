@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
-from bench.data import Split
-from bench.nested import NameOrTable
-from bench.plugin import FitContext
-from bench.views import check_temperature
+from bench.measure.recast import check_temperature
+from bench.plugins.contracts import FitContext
+from bench.plugins.data import Split
+from bench.plugins.parameter import NameOrTable
 from defenses.other_network import OtherNetwork
 from defenses.teachers import Student
 

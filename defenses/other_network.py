@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from bench import nested, registry
-from bench.nested import NameOrTable
-from bench.plugin import BuildContext, Defense
-from bench.types import UserError
+from bench.base.types import UserError
+from bench.plugins import parameter as nested
+from bench.plugins import registry
+from bench.plugins.contracts import BuildContext, Defense
+from bench.plugins.parameter import NameOrTable
 
 
 @dataclass(frozen=True, kw_only=True)

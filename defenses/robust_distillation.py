@@ -15,9 +15,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from bench.data import Split
-from bench.plugin import FitContext
-from bench.views import check_temperature
+from bench.measure.recast import check_temperature
+from bench.plugins.contracts import FitContext
+from bench.plugins.data import Split
 from defenses.teachers import Student, TeacherError
 
 Keep = Literal["all", "max", "values", "order", "fixed_order", "confidence", "gap", "label"]

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from bench.data import Split
-from bench.plugin import FitContext
+from bench.plugins.contracts import FitContext
+from bench.plugins.data import Split
 from defenses.other_network import OtherNetwork
 
 Half = Literal["first", "second"]

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench import nested, registry
-from bench.data import Split
-from bench.flags import chance
-from bench.nested import NameOrTable
-from bench.plugin import Defense, FitContext
-from bench.types import DataInfo, UserError
+from bench.base.types import DataInfo, UserError
+from bench.plugins import parameter as nested
+from bench.plugins import registry
+from bench.plugins.contracts import Defense, FitContext
+from bench.plugins.data import Split
+from bench.plugins.parameter import NameOrTable
+from bench.verdict.flags import chance
 
 ROWS = 1024
 """Rows a query of the teacher: fixed, so that its answers sum in the same order every time."""

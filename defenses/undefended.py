@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bench.data import Split
-from bench.plugin import Defense, FitContext
+from bench.plugins.contracts import Defense, FitContext
+from bench.plugins.data import Split
 
 
 @dataclass(frozen=True)

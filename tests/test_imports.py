@@ -30,24 +30,84 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_import_only_what_they_may(package: str) -> None:
-    files = [path for path in (ROOT / package).rglob("*.py") if path.name != "cli.py"]
+    composed = {ROOT / "bench" / "cli.py", ROOT / "bench" / "compose.py"}
+    files = [path for path in (ROOT / package).rglob("*.py") if path not in composed]
     assert files
     for path in files:
         assert imported(path) <= ALLOWED[package], path
 
 
+FLOORS = {
+    "bench": [
+        {"base"},
+        {"plugins"},
+        {"plan", "training", "measure"},
+        {"evidence", "conformance"},
+        {"runner", "verdict"},
+        {"results", "claims"},
+        {"audit"},
+        {"compose", "evaluation"},
+        {"cli"},
+    ],
+    "leaderboard": [{"tables"}, {"figures"}, {"findings"}, {"pages"}, {"terminal"}],
+}
+"""The rooms of a package, floor by floor: a room imports itself and floors before its own."""
+
+
+def _rooms(path: Path, package: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+            names.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", sorted(FLOORS))
+def test_the_way_of_the_data_is_one_way(package: str) -> None:
+    floor = {room: number for number, rooms in enumerate(FLOORS[package]) for room in rooms}
+    for path in (ROOT / package).rglob("*.py"):
+        room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        if room in ("__init__", "__main__"):
+            continue
+        for other in _rooms(path, package) - {room}:
+            assert other in floor, f"{path}: {package}.{other} stands on no floor"
+            assert floor[other] < floor[room], f"{path}: {room} imports {other}"
+
+
+def test_every_room_stands_on_a_floor_and_holds_at_most_ten_files() -> None:
+    for package in PACKAGES:
+        for folder in (ROOT / package).rglob("*"):
+            if folder.is_dir() and any(folder.glob("*.py")):
+                files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+                assert len(files) <= 10 or folder == ROOT / "defenses", folder
+        rooms = {p.name for p in (ROOT / package).iterdir() if p.is_dir() and any(p.glob("*.py"))}
+        if package in FLOORS:
+            assert rooms <= set().union(*FLOORS[package])
+
+
+def test_no_room_takes_the_place_of_a_public_name() -> None:
+    # Importing ``bench.run.keys`` would put a module where ``bench.run`` is a function.
+    import bench
+
+    folder = ROOT / "bench"
+    rooms = {path.name.removesuffix(".py") for path in folder.iterdir() if path.name[0] != "_"}
+    assert not rooms & set(bench.__all__)
+
+
 def test_types_need_no_torch() -> None:
-    code = "import sys, bench.types; sys.exit('torch' in sys.modules)"
+    code = "import sys, bench.base.types; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_embedded_path_needs_neither_torchvision_nor_art() -> None:
     code = (
-        "import sys, bench; bench.evaluate; from bench import doors, registry, cli;"
-        "doors.load_plugins();"
+        "import sys, bench; bench.evaluate; from bench import cli;"
+        "from bench.plugins import discovery, registry; discovery.load_plugins();"
         "registry.DATASETS.make(bench.Spec('digits')).load(bench.DataSettings());"
         "[registry.ATTACKS.get(name) for name in registry.ATTACKS.names()];"
-        "import leaderboard.markdown, leaderboard.terminal;"
+        "import leaderboard.pages.leaderboard, leaderboard.terminal.results;"
         "sys.exit('torchvision' in sys.modules or 'art' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -11,10 +11,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from bench.finished import read_results
-from leaderboard.markdown import render
-from leaderboard.publish import write_pages
-from leaderboard.readme import MARKED, TABLES, refresh
+from bench.evidence.finished_run import read_results
+from leaderboard.pages.leaderboard import render
+from leaderboard.pages.publish import write_pages
+from leaderboard.pages.readme import MARKED, TABLES, refresh
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

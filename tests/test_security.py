@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from bench import doors, registry
+from bench.base.text import one_line, plain
+from bench.base.types import Spec, UserError
 from bench.cli import app
-from bench.config import parse_matrix
-from bench.plugin import DataSettings
-from bench.text import one_line, plain
-from bench.types import Spec, UserError
-from leaderboard.markdown import escape
+from bench.plan.matrix import parse_matrix
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import DataSettings
+from leaderboard.pages.markdown import escape
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = [

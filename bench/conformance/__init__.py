@@ -12,13 +12,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench import doors, registry
+from bench.base.types import UserError
 from bench.conformance.attacks import attack_checks
 from bench.conformance.checks import Check, Checks, contract_checks, subject_of
 from bench.conformance.data import dataset_checks, tiny_data, tiny_model
 from bench.conformance.models import defense_checks, network_checks
-from bench.data import Dataset
-from bench.types import UserError
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.data import Dataset
 
 __all__ = [
     "Check",

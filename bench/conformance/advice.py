@@ -4,7 +4,9 @@ from __future__ import annotations
 
 ADVICE = {
     # Every plugin
-    "contract": "make it a frozen dataclass that subclasses its kind's contract in bench.plugin",
+    "contract": (
+        "make it a frozen dataclass that subclasses its contract in bench.plugins.contracts"
+    ),
     "documentation": (
         "write a docstring that opens with the source and names each parameter with its meaning "
         "and range"
@@ -66,7 +68,7 @@ ADVICE = {
         "weights, mode, gradients and hooks as they were"
     ),
     # Data sources
-    "load": "return a bench.Dataset, as bench.data.assemble makes it",
+    "load": "return a bench.Dataset, as bench.plugins.data.assemble makes it",
     "splits": (
         "give float32 inputs (n, *shape) in [0, 1] and int64 labels (n,) in [0, classes), as "
         "info says"

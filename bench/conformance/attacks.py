@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.base.types import Access, Targets, ThreatModel
 from bench.conformance.checks import Checks
 from bench.conformance.data import tiny_model
 from bench.conformance.models import fitted
-from bench.data import Dataset
-from bench.execute import Evidence, Sources, attack_sources, choose_attempts
-from bench.measure import predict
-from bench.plugin import Attack, AttackContext
-from bench.types import Access, Targets, ThreatModel
+from bench.measure.cell import Evidence, Sources, attack_sources, choose_attempts
+from bench.measure.query import predict
+from bench.plugins.contracts import Attack, AttackContext
+from bench.plugins.data import Dataset
 
 SOURCES = 8
 

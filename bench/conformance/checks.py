@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench import registry
+from bench.base.types import Spec, UserError
 from bench.conformance.advice import ADVICE
-from bench.registry import NAME, Registry
-from bench.types import Spec, UserError
+from bench.plugins import registry
+from bench.plugins.registry import NAME, Registry
 
 
 @dataclass(frozen=True)

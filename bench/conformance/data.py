@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench import registry
+from bench.base.types import DataInfo, Spec, UserError
 from bench.conformance.checks import Checks
-from bench.data import Dataset, Split, assemble
-from bench.plugin import DataSettings, DataSource
-from bench.training import RECIPES, Recipe, train
-from bench.types import DataInfo, Spec, UserError
+from bench.plugins import registry
+from bench.plugins.contracts import DataSettings, DataSource
+from bench.plugins.data import Dataset, Split, assemble
+from bench.plugins.recipes import RECIPES, Recipe
+from bench.training.loop import train
 
 TINY = Recipe(epochs=3, batch_size=32, optimizer="adam", lr=1e-2)
 """How a plugin is trained here: long enough to change every weight."""

@@ -8,14 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from bench import registry
+from bench.base.types import Spec
 from bench.conformance.checks import Checks
 from bench.conformance.data import TINY
-from bench.data import Dataset
-from bench.fit import build, fit
-from bench.measure import ContractError, predict
-from bench.plugin import Defense, Network
-from bench.types import Spec
+from bench.measure.query import ContractError, predict
+from bench.plugins import registry
+from bench.plugins.contracts import Defense, Network
+from bench.plugins.data import Dataset
+from bench.training.fit import build, fit
 
 ROWS = 6
 NETWORK = Spec("mlp", {"width": 32})

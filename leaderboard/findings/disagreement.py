@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.types import Results
-from leaderboard.figures import STYLES, WIDTH, new_grid, styled
+from bench.base.types import Results
+from leaderboard.figures.style import STYLES, WIDTH, new_grid, styled
 from leaderboard.findings.finding import TRAINED, Finding, each, groups
 from leaderboard.findings.material import Material
-from leaderboard.tables import Row, percent
+from leaderboard.tables.cells import Row, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

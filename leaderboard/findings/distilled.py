@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.types import Results
+from bench.base.types import Results
 from leaderboard.findings.finding import Finding, Group, groups, listed, shares
 from leaderboard.findings.students import by_seed, known, named, place
-from leaderboard.tables import UNDEFINED, Row
+from leaderboard.tables.cells import UNDEFINED, Row
 
 STUDENT = "knowledge_distillation"
 

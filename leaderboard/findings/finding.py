@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from leaderboard.tables import UNDEFINED, Row, labels
+from leaderboard.tables.cells import UNDEFINED, Row, labels
 
 MINUS = "−"
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.types import Results
-from leaderboard.figures import WIDTH, new_grid, styled
+from bench.base.types import Results
+from leaderboard.figures.mosaic import Image, stored
+from leaderboard.figures.style import WIDTH, new_grid, styled
 from leaderboard.findings.finding import Finding, Group, groups, listed, shares
 from leaderboard.findings.logits import short
 from leaderboard.findings.material import Material
-from leaderboard.panel import Image, stored
-from leaderboard.tables import UNDEFINED, Row, labels
+from leaderboard.tables.cells import UNDEFINED, Row, labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.types import Results
-from leaderboard.figures import PUBLISHED, STYLES, WIDTH, Style, legend, new_grid, styled
+from bench.base.types import Results
+from leaderboard.figures.style import PUBLISHED, STYLES, WIDTH, Style, legend, new_grid, styled
 from leaderboard.findings.finding import Finding, listed, points, shares
 from leaderboard.findings.material import Material
 from leaderboard.findings.networks import PLAIN, network_name
-from leaderboard.papers import Published, Quantity, published
-from leaderboard.tables import UNDEFINED, Row, interval
+from leaderboard.tables.cells import UNDEFINED, Row, interval
+from leaderboard.tables.papers import Published, Quantity, published
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

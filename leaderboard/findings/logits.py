@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bench.logits import Array
-from bench.types import Results, ThreatModel
-from leaderboard.figures import STYLES, WIDTH, legend, new_grid, styled
+from bench.base.types import Results, ThreatModel
+from bench.measure.logits import Array
+from leaderboard.figures.style import STYLES, WIDTH, legend, new_grid, styled
 from leaderboard.findings.finding import (
     TRAINED,
     Finding,
@@ -28,7 +28,7 @@ from leaderboard.findings.finding import (
     number,
 )
 from leaderboard.findings.material import Material
-from leaderboard.tables import Row
+from leaderboard.tables.cells import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

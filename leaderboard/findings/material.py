@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bench.data import Dataset
-from bench.folder import RunFolder
-from bench.plan import read_plan
-from bench.store import read_json, read_records
+from bench.base.files import read_json, read_records
+from bench.evidence.folder import RunFolder
+from bench.plan.graph import read_plan
+from bench.plugins.data import Dataset
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.types import Results, ThreatModel
-from leaderboard.figures import WIDTH, new_figure, styled
+from bench.base.types import Results, ThreatModel
+from leaderboard.figures.style import WIDTH, new_figure, styled
 from leaderboard.findings.finding import Finding, shares
 from leaderboard.findings.material import Material
-from leaderboard.tables import UNDEFINED, Row
+from leaderboard.tables.cells import UNDEFINED, Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

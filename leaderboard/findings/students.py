@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.types import Results
-from leaderboard.figures import STYLES, WIDTH, legend, new_grid, styled
+from bench.base.types import Results
+from leaderboard.figures.style import STYLES, WIDTH, legend, new_grid, styled
 from leaderboard.findings.finding import TRAINED, Finding, listed, points, shares
 from leaderboard.findings.material import Material
-from leaderboard.tables import UNDEFINED, Row, labels
+from leaderboard.tables.cells import UNDEFINED, Row, labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

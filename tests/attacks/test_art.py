@@ -17,10 +17,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from attacks.art import Art
-from attacks.art_table import MAPPED, REFUSED
-from bench.plugin import AttackContext
-from bench.types import DataInfo, ThreatModel, UserError
+from attacks.peers.art import Art
+from attacks.peers.art_table import MAPPED, REFUSED
+from bench.base.types import DataInfo, ThreatModel, UserError
+from bench.plugins.contracts import AttackContext
 
 INFO = DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.37,))
 CONTEXT = AttackContext(INFO, seed=3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from attacks.ball import BallNorm, project, random_extreme, random_point, steepest
+from attacks.kit.ball import BallNorm, project, random_extreme, random_point, steepest
 
 STREAMS = torch.arange(400)
 MIDDLE = torch.full((400, 6), 0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from scipy import stats
 
-from attacks import draws
+from attacks.kit import draws
 
 WORD = 1 << 64
 STEP = 0x9E3779B97F4A7C15

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attacks.fgsm import FGSM, LogOddsLoss
-from bench.plugin import AttackContext
-from bench.types import DataInfo, ThreatModel
+from bench.base.types import DataInfo, ThreatModel
+from bench.plugins.contracts import AttackContext
 
 INFO = DataInfo("linear", (7,), 4, (0.5,), (0.3,))
 CONTEXT = AttackContext(INFO)

@@ -14,11 +14,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from attacks import foolbox as adapter
-from attacks.foolbox import Foolbox
-from attacks.foolbox_table import MAPPED
-from bench.plugin import AttackContext
-from bench.types import DataInfo, ThreatModel, UserError
+from attacks.peers import foolbox as adapter
+from attacks.peers.foolbox import Foolbox
+from attacks.peers.foolbox_table import MAPPED
+from bench.base.types import DataInfo, ThreatModel, UserError
+from bench.plugins.contracts import AttackContext
 
 INFO = DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.37,))
 CONTEXT = AttackContext(INFO, seed=3)

@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 import bench
-from attacks import draws
-from attacks.fooling import fooling
-from attacks.fooling_plugin import Fooling
+from attacks.fooling import Fooling, fooling
+from attacks.kit import draws
 from attacks.noise import Noise
-from bench.aggregate import summarise, worst_case
-from bench.execute import Sources, attack_sources
-from bench.panel import Panel
-from bench.plugin import AttackContext
-from bench.results import row
-from bench.types import DataInfo, Outcome, Results, ThreatModel
-from leaderboard.markdown import render
+from bench.base.types import DataInfo, Outcome, Results, ThreatModel
+from bench.measure.cell import Sources, attack_sources
+from bench.plan.panel import Panel
+from bench.plugins.contracts import AttackContext
+from bench.results.cell_metrics import summarise, worst_case
+from bench.results.collect import row
+from leaderboard.pages.leaderboard import render
 
 FEATURES = 6
 INFO = DataInfo("linear", (FEATURES,), 3, (0.5,), (0.3,))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from attacks import jsma_reference as reference
-from attacks.jsma import JSMAResult, StopReason, jsma
-from attacks.saliency import target_weights
+from attacks.jsma import reference
+from attacks.jsma.attack import JSMAResult, StopReason, jsma
+from attacks.jsma.saliency import target_weights
 
 GAMMA = 0.25
 STEPS = 8  # floor(0.25 * 64 / 2)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.jsma import jsma
-from attacks.jsma_plugin import Jsma
-from bench.plugin import AttackContext
-from bench.types import DataInfo
+from attacks.jsma.attack import jsma
+from attacks.jsma.plugin import Jsma
+from bench.base.types import DataInfo
+from bench.plugins.contracts import AttackContext
 
 INFO = DataInfo("linear", (12,), 3, (0.0,), (1.0,))
 CONTEXT = AttackContext(INFO)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.losses import LOSSES, behind, check_classes, reached
+from attacks.kit.losses import LOSSES, behind, check_classes, reached
 
 LOGITS = torch.tensor(
     [[2.0, -1.0, 0.5, 1.5], [0.0, 3.0, -2.0, 1.0], [-1.0, -1.5, 4.0, 3.5]], dtype=torch.float64

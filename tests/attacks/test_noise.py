@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.losses import behind
+from attacks.kit.losses import behind
 from attacks.noise import Noise
-from bench.execute import Evidence, Sources, attack_sources
-from bench.plugin import AttackContext
-from bench.types import DataInfo, ThreatModel
+from bench.base.types import DataInfo, ThreatModel
+from bench.measure.cell import Evidence, Sources, attack_sources
+from bench.plugins.contracts import AttackContext
 
 CONTEXT = AttackContext(DataInfo("linear", (12,), 4, (0.5,), (0.3,)))
 

@@ -10,18 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from attacks.art_call import Call, generate
-from attacks.ball import BallNorm
 from attacks.fgsm import FGSM
-from attacks.losses import LOSSES, Output, reached
-from attacks.pgd import pgd
-from attacks.pgd_plugin import PGD
-from bench.datasets import Digits
-from bench.execute import Sources, attack_sources
-from bench.networks import DigitsCnn
-from bench.plugin import AttackContext, DataSettings
-from bench.training import RECIPES, train
-from bench.types import DataInfo, ThreatModel
+from attacks.kit.ball import BallNorm
+from attacks.kit.losses import LOSSES, Output, reached
+from attacks.peers.art_call import Call, generate
+from attacks.pgd import PGD, pgd
+from bench.base.types import DataInfo, ThreatModel
+from bench.measure.cell import Sources, attack_sources
+from bench.plugins.contracts import AttackContext, DataSettings
+from bench.plugins.recipes import RECIPES
+from bench.training.datasets import Digits
+from bench.training.loop import train
+from bench.training.networks import DigitsCnn
 
 Task = tuple[nn.Module, Tensor, Tensor]
 CONTEXT = AttackContext(DataInfo("linear", (7,), 4, (0.5,), (0.3,)))

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from attacks import foolbox
-from attacks.sigma_zero import Descent, sigma_zero
-from attacks.sigma_zero_plugin import SigmaZero
-from bench.plugin import AttackContext
-from bench.types import DataInfo, ThreatModel
+from attacks.peers import foolbox
+from attacks.sigma_zero import Descent, SigmaZero, sigma_zero
+from bench.base.types import DataInfo, ThreatModel
+from bench.plugins.contracts import AttackContext
 
 INFO = DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.37,))
 Task = tuple[nn.Module, Tensor, Tensor]

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from attacks.sparse_rs import share, sparse_rs
-from attacks.sparse_rs_plugin import SparseRs
-from bench.plugin import AttackContext
-from bench.types import DataInfo, ThreatModel
+from attacks.sparse_rs import SparseRs, share, sparse_rs
+from bench.base.types import DataInfo, ThreatModel
+from bench.plugins.contracts import AttackContext
 
 INFO = DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.37,))
 Task = tuple[nn.Module, Tensor, Tensor]

@@ -10,13 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attacks.submission import Submission
-from bench import doors, registry
-from bench.aggregate import summarise
+from bench.base.types import DataInfo, Document, Spec, UserError
 from bench.conformance import check_attack, tiny_data
-from bench.execute import Sources, attack_sources
-from bench.flags import cell_flags
-from bench.plugin import AttackContext
-from bench.types import DataInfo, Document, Spec, UserError
+from bench.measure.cell import Sources, attack_sources
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import AttackContext
+from bench.results.cell_metrics import summarise
+from bench.verdict.flags import cell_flags
 
 INFO = DataInfo("toy", (3,), 3, (0.0,), (1.0,))
 SOURCES = Sources(
@@ -100,7 +101,7 @@ def test_the_runner_judges_it_like_any_output(
 
 
 def test_it_counts_in_the_worst_case_of_larger_budgets(tmp_path: Path) -> None:
-    from bench.aggregate import worst_case
+    from bench.results.cell_metrics import worst_case
 
     write(tmp_path, torch.eye(3)[[1]], [10])
     attack = submit(tmp_path, budget=1.0)
@@ -155,9 +156,9 @@ def test_a_threat_model_that_is_none_is_refused(
 
 
 def test_its_file_is_part_of_the_cell_s_key(tmp_path: Path) -> None:
-    from bench.config import parse_matrix
-    from bench.keys import Keys, check_files
-    from bench.plan import make_plan
+    from bench.plan.graph import make_plan
+    from bench.plan.matrix import parse_matrix
+    from bench.runner.keys import Keys, check_files
 
     attack = {"name": "submission", "norm": "linf", "inputs": str(tmp_path / "adv.safetensors")}
     matrix = {"name": "m", "sources": 5, "defense": [{"name": "undefended"}], "attack": [attack]}

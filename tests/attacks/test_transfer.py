@@ -10,17 +10,18 @@ import torch
 from torch import nn
 
 from attacks.fgsm import FGSM
-from attacks.jsma_plugin import Jsma
-from attacks.pgd_plugin import PGD
+from attacks.jsma.plugin import Jsma
+from attacks.pgd import PGD
 from attacks.transfer import Transfer
-from bench import doors, registry
-from bench.config import parse_matrix
+from bench.base.types import DataInfo, Document, Spec, ThreatModel, UserError
 from bench.conformance import tiny_data
-from bench.execute import Sources, attack_sources
-from bench.keys import Keys
-from bench.plan import make_plan
-from bench.plugin import AttackContext
-from bench.types import DataInfo, Document, Spec, ThreatModel, UserError
+from bench.measure.cell import Sources, attack_sources
+from bench.plan.graph import make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import AttackContext
+from bench.runner.keys import Keys
 
 INFO = DataInfo("linear", (7,), 4, (0.5,), (0.3,))
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from bench.worker import Report, Settings, Task, Worker, prepare_torch
+from bench.runner.task import Report, Settings, Task
+from bench.runner.worker import Worker, prepare_torch
 
 MATRIX = """
 name = "small"
@@ -107,7 +108,7 @@ def in_process() -> Iterator[None]:
     """Run what ``run`` would give to workers here, and leave torch as it was."""
     threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bench.executors.LocalExecutor", InProcess)
+        patch.setattr("bench.runner.processes.LocalExecutor", InProcess)
         prepare_torch()
         yield
     torch.set_num_threads(threads)

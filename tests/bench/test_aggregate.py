@@ -6,16 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.aggregate import (
-    clustered_wilson,
-    relative_distance,
-    summarise,
-    summarise_model,
-    summarise_probe,
-    wilson,
-    worst_case,
-)
-from bench.types import ThreatModel
+from bench.base.types import ThreatModel
+from bench.evidence.records import relative_distance
+from bench.results.cell_metrics import summarise, worst_case
+from bench.results.model_metrics import summarise_model, summarise_probe
+from bench.verdict.rates import clustered_wilson, wilson
 
 L0 = ThreatModel("l0", 0.25, "features")
 

@@ -6,15 +6,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import doors
-from bench.calibration import QUANTITIES, Figure, figures
-from bench.config import load_matrix, parse_matrix
-from bench.finished import FinishedRun
-from bench.folder import RunFolder
-from bench.plan import make_plan
-from bench.store import write_json, write_records
-from bench.types import DataInfo, Results
-from leaderboard.calibration import BEGIN, END, honest_table, insert, masked_table
+from bench.base.files import write_json, write_records
+from bench.base.types import DataInfo, Results
+from bench.claims.calibration import QUANTITIES, Figure, figures
+from bench.evidence.finished_run import FinishedRun
+from bench.evidence.folder import RunFolder
+from bench.plan.graph import make_plan
+from bench.plan.matrix import load_matrix, parse_matrix
+from bench.plugins import discovery as doors
+from leaderboard.pages.calibration import BEGIN, END, honest_table, insert, masked_table
 
 INFO = DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.3,))
 SOURCES = 20

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bench import doors
-from bench.answer import Tally, answer, least_sources, rate_interval, read_tallies
-from bench.claim import claim_names, load_claim, parse_claim
-from bench.config import parse_matrix
-from bench.finished import FinishedRun
-from bench.folder import RunFolder
-from bench.plan import make_plan
-from bench.store import write_json, write_records
-from bench.types import DataInfo, Results, UserError
+from bench.base.files import write_json, write_records
+from bench.base.types import DataInfo, Results, UserError
+from bench.claims.answer import Tally, answer, least_sources, rate_interval, read_tallies
+from bench.claims.claim import claim_names, load_claim, parse_claim
+from bench.evidence.finished_run import FinishedRun
+from bench.evidence.folder import RunFolder
+from bench.plan.graph import make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plugins import discovery as doors
 
 INFO = DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.3,))
 BASE: dict[str, Any] = {
@@ -247,7 +247,7 @@ def test_the_claims_of_the_package_become_matrices() -> None:
 
 @pytest.mark.parametrize("norm", ["l0", "l2", "linf"])
 def test_targeted_protocols_attack_every_other_class_at_the_budget(norm: str) -> None:
-    from bench import registry
+    from bench.plugins import registry
 
     table = {**SUCCESS, "goal": "targeted", "threat": {"norm": norm, "budget": 1}}
     claim = parse_claim(table, "c")

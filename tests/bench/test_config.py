@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import expand, load_matrix, matrix_names, parse_matrix
-from bench.types import UserError
+from bench.base.types import UserError
+from bench.plan.matrix import expand, load_matrix, matrix_names, parse_matrix
 
 MINIMAL = '[[defense]]\nname = "undefended"\n[[attack]]\nname = "fgsm"\n'
 

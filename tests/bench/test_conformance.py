@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bench import conformance, doors, registry
+from bench import conformance
+from bench.base.types import UserError
 from bench.cli import app
 from bench.conformance import Check, check_attack, check_defense, check_plugins, tiny_data
 from bench.conformance.advice import ADVICE
-from bench.types import UserError
+from bench.plugins import discovery as doors
+from bench.plugins import registry
 
 CHECKERS: dict[str, Callable[..., list[Check]]] = {
     "defenses": check_defense,

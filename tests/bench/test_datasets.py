@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from bench import doors, registry
-from bench.data import Dataset
-from bench.datasets import Arrays, BreastCancer, Digits
-from bench.downloads import Cifar10, Mnist
-from bench.plugin import DataSettings
-from bench.types import Spec, UserError
+from bench.base.types import Spec, UserError
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import DataSettings
+from bench.plugins.data import Dataset
+from bench.training.datasets import Arrays, BreastCancer, Digits
+from bench.training.downloads import Cifar10, Mnist
 
 
 @pytest.fixture(scope="module")

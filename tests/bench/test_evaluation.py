@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bench
-from bench.results import METRICS
+from bench.results.collect import METRICS
 
 
 @pytest.fixture(scope="module")

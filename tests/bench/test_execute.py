@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench.aggregate import worst_case
-from bench.execute import NO_TARGET, Sources, attack_sources, choose_attempts
-from bench.measure import ContractError
-from bench.panel import Panel
-from bench.plugin import Attack, AttackContext, Perturbation
-from bench.subject import Subject, Trial, smallest
-from bench.types import DataInfo, Targets, ThreatModel
+from bench.base.types import DataInfo, Targets, ThreatModel
+from bench.evidence.cells import Trial
+from bench.measure.cell import NO_TARGET, Sources, attack_sources, choose_attempts
+from bench.measure.query import ContractError
+from bench.plan.panel import Panel
+from bench.plugins.contracts import Attack, AttackContext, Perturbation
+from bench.results.cell_metrics import worst_case
+from bench.verdict.survivors import Subject, smallest
 
 INFO = DataInfo("toy", (3,), 3, (0.0,), (1.0,))
 CONTEXT = AttackContext(INFO)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.comparison import compare_runs
-from bench.config import load_matrix
-from bench.finished import changes, flatten, read_run
-from bench.options import RunOptions, plan_of
-from bench.repeat import repeat_command, to_toml
-from bench.store import read_json, write_json
+from bench.audit.diff import compare_runs
+from bench.audit.repeat_command import repeat_command, to_toml
+from bench.base.files import read_json, write_json
+from bench.base.json_changes import changes, flatten
+from bench.evidence.finished_run import read_run
+from bench.plan.matrix import load_matrix
+from bench.plan.options import RunOptions, plan_of
 from tests.bench.conftest import options
 
 

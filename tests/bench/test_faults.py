@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import STALE, read_json, write_json
+from bench.base.files import STALE, read_json, write_json
 from tests.bench.conftest import options
 
 ROOT = Path(__file__).parents[2]
@@ -331,7 +331,7 @@ def test_an_earlier_probe_does_not_speak_for_one_that_failed(
 
     for path in (copy / "probes").glob("*.parquet"):
         path.write_bytes(b"torn")
-    monkeypatch.setattr("bench.worker.probe", fails)
+    monkeypatch.setattr("bench.runner.worker.probe", fails)
     done = command("run", *options(small), "--out", copy)
     assert isinstance(done.exception, SystemExit), done.exception
     assert not list((copy / "probes").glob("*.json"))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.fingerprint import _parse, digest, source_hash
+from bench.base.fingerprint import digest
+from bench.plugins.code_hash import _parse, source_hash
 
 BASE = '''
 """A module."""
@@ -93,13 +94,13 @@ def test_code_in_another_module_counts_where_it_is_used(hash_of) -> None:
 def test_a_change_of_the_loop_reaches_the_built_in_attack() -> None:
     # The plugin class, the function it calls and what that calls: all are followed.
     from attacks.fgsm import FGSM
-    from attacks.jsma_plugin import Jsma
-    from bench.fingerprint import _mentions
+    from attacks.jsma.plugin import Jsma
+    from bench.plugins.code_hash import _mentions
 
-    source = _parse("attacks.jsma_plugin")
+    source = _parse("attacks.jsma.plugin")
     assert source is not None
     mentions = {k for node in source.definitions["Jsma"] for k in _mentions(node, "", source)}
-    assert ("attacks.jsma", "jsma") in mentions
+    assert ("attacks.jsma.attack", "jsma") in mentions
     assert source_hash(Jsma) != source_hash(FGSM)
 
 

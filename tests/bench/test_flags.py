@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from bench.cli import RunResult, _status
-from bench.flags import MODEL_FLAGS, ModelFacts, model_flags
-from bench.runner import Progress
-from bench.types import Results
+from bench.base.types import Results
+from bench.cli import _status
+from bench.compose import RunResult
+from bench.runner.schedule import Progress
+from bench.verdict.flags import MODEL_FLAGS, ModelFacts, model_flags
 
 
 def model(**changes: Any) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from bench import doors
-from bench.config import parse_matrix
 from bench.conformance import tiny_data
-from bench.keys import Keys
-from bench.plan import make_plan
+from bench.plan.graph import make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plugins import discovery as doors
+from bench.runner.keys import Keys
 
 
 @pytest.fixture(autouse=True)

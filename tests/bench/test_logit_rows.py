@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.aggregate import mean_interval
-from bench.logit_rows import MEASURES, logit_rows
-from bench.logits import columns, measures
-from bench.subject import Trial
-from bench.types import Suspicions
-from bench.verdicts import Model
+from bench.base.types import Suspicions
+from bench.evidence.cells import Trial
+from bench.measure.logits import columns, measures
+from bench.results.logit_rows import MEASURES, logit_rows
+from bench.verdict.rates import mean_interval
+from bench.verdict.verdict_rows import Model
 
 LOGITS = {
     3: [5.0, 1.0, 2.0, 0.0],

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-import bench.logits
-from bench.logits import columns, measures, order_agreement, read, without
-from bench.store import read_records, write_records
+import bench.measure.logits
+from bench.base.files import read_records, write_records
+from bench.measure.logits import columns, measures, order_agreement, read, without
 
 
 @pytest.mark.parametrize("classes", [3, 4, 10, 25])
@@ -31,7 +31,7 @@ def test_it_is_the_same_however_many_rows_are_compared_at_once(monkeypatch) -> N
     labels = np.arange(7) % 6
     whole = order_agreement(first, second, labels)
     for pairs in (1, 25):  # one row at once; two, of ten pairs each
-        monkeypatch.setattr(bench.logits, "PAIRS", pairs)
+        monkeypatch.setattr(bench.measure.logits, "PAIRS", pairs)
         assert order_agreement(first, second, labels).tolist() == whole.tolist()
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.measure import BATCH, ContractError, distances, hashes, lead, predict
-from bench.types import ThreatModel
+from bench.base.types import ThreatModel
+from bench.measure.query import BATCH, ContractError, distances, hashes, lead, predict
 
 
 def test_distances_by_hand() -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from bench import doors, nested
-from bench.nested import NameOrTable
-from bench.networks import Mlp
-from bench.plugin import Defense
-from bench.registry import NETWORKS, Registry, parameters
-from bench.types import Spec, UserError
+from bench.base.types import Spec, UserError
+from bench.plugins import discovery as doors
+from bench.plugins import parameter as nested
+from bench.plugins.contracts import Defense
+from bench.plugins.parameter import NameOrTable
+from bench.plugins.registry import NETWORKS, Registry, parameters
+from bench.training.networks import Mlp
 
 doors.load_plugins()
 

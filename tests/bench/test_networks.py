@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench import doors, registry
-from bench.networks import PapernotCifar10, PapernotMnist, Standardise
-from bench.types import DataInfo, Spec
+from bench.base.types import DataInfo, Spec
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.training.networks import PapernotCifar10, PapernotMnist, Standardise
 
 doors.load_plugins()
 DIGITS = DataInfo("digits", (1, 8, 8), 10, (0.3,), (0.4,))

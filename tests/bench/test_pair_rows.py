@@ -13,14 +13,14 @@ import pytest
 import torch
 from scipy import stats
 
-from bench import doors
-from bench.logits import columns, measures
-from bench.pair_rows import ad_hoc_panels, agreement, pair_rows, pairs_of
-from bench.paired import Z95, Pairs, agresti_min
-from bench.panel import Panel
-from bench.subject import Trial
-from bench.types import DataInfo, Document, Suspicions
-from bench.verdicts import Model
+from bench.base.types import DataInfo, Document, Suspicions
+from bench.evidence.cells import Trial
+from bench.measure.logits import columns, measures
+from bench.plan.panel import Panel
+from bench.plugins import discovery as doors
+from bench.results.pair_rows import ad_hoc_panels, agreement, pair_rows, pairs_of
+from bench.verdict.paired import Z95, Pairs, agresti_min
+from bench.verdict.verdict_rows import Model
 
 INFO = DataInfo("d", (1, 4, 4), 4, (0.0,), (1.0,))
 SOURCES = list(range(10, 20))

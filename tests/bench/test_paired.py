@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference
 from statsmodels.stats.multitest import multipletests
 
-from bench.paired import (
+from bench.verdict.paired import (
     Z90,
     Z95,
     Pairs,

@@ -5,12 +5,13 @@ from typing import Any, get_args
 
 import pytest
 
-from bench import doors, registry
-from bench.config import parse_matrix
-from bench.options import RunOptions, plan_of
-from bench.panel import Panel, Role, panel_file
-from bench.plan import make_plan
-from bench.types import Norm, ThreatModel, UserError
+from bench.base.types import Norm, ThreatModel, UserError
+from bench.plan.graph import make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plan.options import RunOptions, plan_of
+from bench.plan.panel import Panel, Role, panel_file
+from bench.plugins import discovery as doors
+from bench.plugins import registry
 
 BASE: dict[str, Any] = {"name": "m", "defense": [{"name": "label_smoothing"}]}
 LINF = {"norm": "linf", "budgets": [0.1, 0.2]}
@@ -121,7 +122,7 @@ def test_budgets_replace_a_panel_or_add_one() -> None:
 
 
 def test_to_toml_keeps_panels() -> None:
-    from bench.repeat import to_toml
+    from bench.audit.repeat_command import to_toml
 
     matrix = parse_matrix({**BASE, "panel": [LINF, {"norm": "l0", "budgets": [2]}]}, "m")
     again = parse_matrix(tomllib.loads(to_toml(matrix)), "again")

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from bench import doors
-from bench.config import parse_matrix
-from bench.plan import Plan, make_plan
-from bench.types import UserError
+from bench.base.types import UserError
+from bench.plan.graph import Plan, make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plugins import discovery as doors
 
 doors.load_plugins()
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.data import Dataset, Split
-from bench.probes import Samples, describe, jacobian, probe, sensitivity
-from bench.types import DataInfo
-from bench.views import View
+from bench.base.types import DataInfo
+from bench.measure.probes import Samples, describe, jacobian, probe, sensitivity
+from bench.measure.recast import View
+from bench.plugins.data import Dataset, Split
 
 INPUTS, CLASSES = 5, 4
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from bench import doors, registry
-from bench.plugin import Defense
-from bench.registry import Registry
-from bench.types import Spec, UserError
+from bench.base.types import Spec, UserError
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import Defense
+from bench.plugins.registry import Registry
 
 
 @dataclass(frozen=True)

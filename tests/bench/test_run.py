@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.store import read_json, read_tensors
+from bench.base.files import read_json, read_tensors
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ("--matrix", "smoke", "--offline")

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from bench import doors
-from bench.config import parse_matrix
-from bench.selftest import Case, findings, self_test
-from bench.types import Results
+from bench.base.types import Results
+from bench.claims.selftest import Case, findings, self_test
+from bench.plan.matrix import parse_matrix
+from bench.plugins import discovery as doors
 
 CANARY = Case(
     defense={"name": "temperature_only", "temperature": 20},
@@ -90,7 +90,7 @@ def test_flags_may_differ_by_norm() -> None:
 
 
 def test_every_canary_and_every_kind_of_honest_network_is_in_the_committed_test() -> None:
-    from bench.registry import DEFENSES
+    from bench.plugins.registry import DEFENSES
 
     test = self_test()
     doors.load_plugins(test.plugin)
@@ -113,7 +113,7 @@ def test_the_command_exits_by_what_it_found(monkeypatch: pytest.MonkeyPatch) -> 
     from bench import cli
 
     test = self_test().model_copy(update={"case": [CANARY], "plugin": []})
-    monkeypatch.setattr("bench.selftest.self_test", lambda: test)
+    monkeypatch.setattr("bench.claims.selftest.self_test", lambda: test)
     for verdict, status in (("masked", 0), ("broken", 1)):
         run = results("temperature_only", verdict, flag("zero-gradient"))
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.panel import Role
-from bench.siblings import Sibling, Siblings, panel_flags
-from bench.types import Norm
+from bench.base.types import Norm
+from bench.plan.panel import Role
+from bench.verdict.panel_flags import Sibling, Siblings, panel_flags
 
 N = 100
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.training import RECIPES, DivergedError, Recipe, find_recipe, train
-from bench.types import UserError
+from bench.base.types import UserError
+from bench.plugins.recipes import RECIPES, Recipe, find_recipe
+from bench.training.loop import DivergedError, train
 
 ADAM = Recipe(epochs=30, batch_size=16, optimizer="adam", lr=0.05)
 SGD = Recipe(epochs=30, batch_size=16, optimizer="sgd", lr=0.5, schedule="constant", momentum=0.5)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.paired import Pairs
-from bench.verdict import Facts, Judgement, combine, judge
+from bench.verdict.paired import Pairs
+from bench.verdict.rule import Facts, Judgement, combine, judge
 
 # Survivors on the defended model alone, of 100, where the undefended keeps hardly any.
 STRONG = Facts(sources=100, pairs=Pairs(100, 60, 0), reference=0.02)

@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import doors, registry
-from bench.config import MatrixConfig, parse_matrix
-from bench.panel import Entry, Panel
-from bench.ranking import rank_ranges
-from bench.subject import Subject, Trial, smallest
-from bench.types import DataInfo, Document, Flag, Norm, Suspicions, ThreatModel
-from bench.verdicts import Model, verdict_rows
+from bench.base.types import DataInfo, Document, Flag, Norm, Suspicions, ThreatModel
+from bench.evidence.cells import Trial
+from bench.plan.matrix import MatrixConfig, parse_matrix
+from bench.plan.panel import Entry, Panel
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.verdict.ranking import rank_ranges
+from bench.verdict.survivors import Subject, smallest
+from bench.verdict.verdict_rows import Model, verdict_rows
 
 N = 100
 INFO = DataInfo("digits", (1, 8, 8), 10, (0.0,), (1.0,))

@@ -12,10 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.fingerprint import digest
-from bench.finished import read_run
-from bench.rejudge import compare, near_tie
-from bench.store import (
+from bench.audit.verify_rows import compare, near_tie
+from bench.base.files import (
     file_hash,
     read_json,
     read_records,
@@ -24,7 +22,9 @@ from bench.store import (
     write_records,
     write_tensors,
 )
-from leaderboard.markdown import render
+from bench.base.fingerprint import digest
+from bench.evidence.finished_run import read_run
+from leaderboard.pages.leaderboard import render
 
 
 def cell(run: Path, defense: str = "undefended", attack: str = "fgsm") -> Path:

@@ -17,13 +17,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.data import Split
-from bench.datasets import Digits
-from bench.downloads import Mnist
-from bench.networks import PapernotMnist
-from bench.plugin import DataSettings
-from bench.training import Recipe, train
-from bench.types import DataInfo
+from bench.base.types import DataInfo
+from bench.plugins.contracts import DataSettings
+from bench.plugins.data import Split
+from bench.plugins.recipes import Recipe
+from bench.training.datasets import Digits
+from bench.training.downloads import Mnist
+from bench.training.loop import train
+from bench.training.networks import PapernotMnist
 
 INFO = DataInfo("28 x 28", (1, 28, 28), 10, (0.0,), (1.0,))
 Task = tuple[nn.Module, Tensor, Tensor]

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.art import Art
-from attacks.jsma import jsma
-from attacks.torchattacks import TorchattacksJsma
-from bench.plugin import Attack, AttackContext
+from attacks.jsma.attack import jsma
+from attacks.peers.art import Art
+from attacks.peers.torchattacks import TorchattacksJsma
+from bench.plugins.contracts import Attack, AttackContext
 from tests.benchmarks.conftest import INFO, seconds
 
 ROUNDS = int(os.environ.get("RETORT_BENCH_ROUNDS", "3"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.jsma import jsma
+from attacks.jsma.attack import jsma
 
 STEPS = 10
 BATCHES = (1, 4, 16, 64, 256, 1024, 4096)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attacks.jsma import jsma
-from attacks.pairs import best_pair
-from bench.networks import PapernotCifar10, PapernotMnist
-from bench.types import DataInfo
+from attacks.jsma.attack import jsma
+from attacks.jsma.pairs import best_pair
+from bench.base.types import DataInfo
+from bench.training.networks import PapernotCifar10, PapernotMnist
 from tests.benchmarks.conftest import seconds
 
 ROWS, FEATURES, ROUNDS = 180, 112, 3

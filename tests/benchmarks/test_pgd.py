@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attacks.art_call import Call, generate
-from attacks.losses import reached
+from attacks.kit.losses import reached
+from attacks.peers.art_call import Call, generate
 from attacks.pgd import pgd
-from bench.plugin import AttackContext
+from bench.plugins.contracts import AttackContext
 from tests.benchmarks.conftest import INFO, Task, seconds
 
 ROWS, STEPS, EPS, ROUNDS = 500, 20, 0.1, 3

@@ -9,13 +9,14 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import doors, registry
-from bench.calibration import figures
-from bench.finished import read_run
-from bench.plugin import DataSettings
-from bench.store import default_cache, write_json, write_text
-from bench.types import Spec
-from leaderboard.calibration import calibration_tables, insert
+from bench.base.files import default_cache, write_json, write_text
+from bench.base.types import Spec
+from bench.claims.calibration import figures
+from bench.evidence.finished_run import read_run
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import DataSettings
+from leaderboard.pages.calibration import calibration_tables, insert
 
 
 def main(run_folder: str, page: str, document: str) -> None:

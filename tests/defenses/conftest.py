@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench import doors, registry
 from bench.conformance import tiny_data
-from bench.data import Dataset
-from bench.plugin import Defense, FitContext
-from bench.training import Objective, Recipe
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import Defense, FitContext
+from bench.plugins.data import Dataset
+from bench.plugins.recipes import Objective, Recipe
 
 SHORT = Recipe(epochs=4, batch_size=24, optimizer="adam", lr=1e-3)
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bench import registry
-from bench.plugin import AttackContext, FitContext, Perturbation
-from bench.types import DataInfo, Spec
+from bench.base.types import DataInfo, Spec
+from bench.plugins import registry
+from bench.plugins.contracts import AttackContext, FitContext, Perturbation
 from defenses.adversarial_training import AdversarialTraining
 from tests.defenses.conftest import SHORT, seeded
 

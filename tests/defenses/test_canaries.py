@@ -6,11 +6,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import defenses
-from bench import registry
+from bench.base.types import Spec
 from bench.conformance import check_defense, tiny_data
 from bench.conformance.models import fitted
-from bench.measure import predict
-from bench.types import Spec
+from bench.measure.query import predict
+from bench.plugins import registry
 from defenses.canaries import Averaged, InputNoiseAdaptive, QuantisedInputsAdaptive
 from defenses.undefended import Undefended
 

@@ -10,15 +10,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import bench
-from bench import doors, registry
-from bench.config import parse_matrix
+from bench.base.files import read_tensors
+from bench.base.types import Document, Spec, UserError
 from bench.conformance import check_defense, tiny_data, tiny_model
 from bench.conformance.models import fitted
-from bench.keys import Keys, check_files
-from bench.measure import predict
-from bench.plan import make_plan
-from bench.store import read_tensors
-from bench.types import Document, Spec, UserError
+from bench.measure.query import predict
+from bench.plan.graph import make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.runner.keys import Keys, check_files
 from defenses.checkpoint import Checkpoint
 
 BUILDERS = """

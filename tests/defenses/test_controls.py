@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bench import registry
-from bench.plugin import BuildContext
-from bench.types import DataInfo, Spec
+from bench.base.types import DataInfo, Spec
+from bench.plugins import registry
+from bench.plugins.contracts import BuildContext
 from defenses.controls import Dropout, GaussianAugmentation, WeightDecay
 
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from bench.data import Split
-from bench.datasets import Digits
-from bench.plugin import DataSettings, FitContext
-from bench.training import RECIPES
+from bench.plugins.contracts import DataSettings, FitContext
+from bench.plugins.data import Split
+from bench.plugins.recipes import RECIPES
+from bench.training.datasets import Digits
 from defenses.distillation import Distillation, TemperatureOnly, soften
 from defenses.label_smoothing import LabelSmoothing, SoftLabel, smooth, soft_label
 

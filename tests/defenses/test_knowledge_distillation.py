@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import registry
-from bench.networks import Mlp
-from bench.plugin import FitContext
-from bench.types import Spec, UserError
+from bench.base.types import Spec, UserError
+from bench.plugins import registry
+from bench.plugins.contracts import FitContext
+from bench.training.networks import Mlp
 from defenses.knowledge_distillation import KnowledgeDistillation
 from tests.defenses.conftest import SHORT, seeded
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench import registry
-from bench.data import Split
-from bench.plugin import FitContext
-from bench.types import Spec, UserError
+from bench.base.types import Spec, UserError
+from bench.plugins import registry
+from bench.plugins.contracts import FitContext
+from bench.plugins.data import Split
 from defenses.robust_distillation import Keep, RobustDistillation, manipulate
 from defenses.teachers import TeacherError
 from tests.defenses.conftest import SHORT, seeded

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import registry
-from bench.config import parse_matrix
-from bench.data import Split
-from bench.fingerprint import source_hash
-from bench.fit import fit as harness
-from bench.keys import Keys
-from bench.networks import DigitsCnn, Mlp
-from bench.plan import make_plan
-from bench.plugin import BuildContext, FitContext
-from bench.types import DataInfo, Spec, UserError
+from bench.base.types import DataInfo, Spec, UserError
+from bench.plan.graph import make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plugins import registry
+from bench.plugins.code_hash import source_hash
+from bench.plugins.contracts import BuildContext, FitContext
+from bench.plugins.data import Split
+from bench.runner.keys import Keys
+from bench.training.fit import fit as harness
+from bench.training.networks import DigitsCnn, Mlp
 from defenses.standard_training import StandardTraining
 from tests.defenses.conftest import SHORT, seeded
 

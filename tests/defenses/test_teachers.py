@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from bench import registry
-from bench.config import parse_matrix
+from bench.base.types import DataInfo, Spec, UserError
 from bench.conformance import check_defense
-from bench.data import Split
-from bench.plan import make_plan
-from bench.plugin import FitContext
-from bench.types import DataInfo, Spec, UserError
+from bench.plan.graph import make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plugins import registry
+from bench.plugins.contracts import FitContext
+from bench.plugins.data import Split
 from defenses.adversarial_training import AdversarialTraining
 from defenses.distillation import TemperatureOnly
 from defenses.knowledge_distillation import KnowledgeDistillation
@@ -93,7 +93,7 @@ def right_on(count: int, y: Tensor) -> Teacher:
 
 
 def test_chance_is_refused_up_to_the_threshold() -> None:
-    # Four classes: twice 1/4 (bench.flags.chance).
+    # Four classes: twice 1/4 (bench.verdict.flags.chance).
     held_out = Split(torch.zeros(40, 4), torch.arange(40) % 4)
     refuse_chance(right_on(21, held_out.y), held_out, INFO)
     message = r"at chance: 50.0% of 40 validation images, more than 50.0% expected"

@@ -2,14 +2,14 @@
 
 import torch
 
+from bench.base.types import Spec
 from bench.conformance.models import fitted
-from bench.types import Spec
 from defenses.undefended import Twin, Undefended
 
 
 def test_a_twin_learns_the_same_way_from_another_seed(data) -> None:
     assert Twin.fit is Undefended.fit
-    from bench.fit import derive_seed
+    from bench.training.fit import derive_seed
 
     names = ("undefended", "twin")
     one, two = (fitted(Spec(name), data, derive_seed(0, name)).state_dict() for name in names)

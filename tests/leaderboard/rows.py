@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bench.aggregate import EDGES
-from bench.types import Results
+from bench.base.types import Results
+from bench.results.model_metrics import EDGES
 
 Row = dict[str, Any]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.aggregate import disagreement
-from leaderboard.agreement import note
+from bench.results.cell_metrics import disagreement
+from leaderboard.pages.agreement import note
 from tests.bench.test_aggregate import records
 from tests.bench.test_run import retort
 

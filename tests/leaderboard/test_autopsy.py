@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from bench.types import Results
-from leaderboard.autopsy import BENEATH, HIDDEN, Autopsy, autopsies
-from leaderboard.autopsy_page import sections, sentences
-from leaderboard.markdown import render
+from bench.base.types import Results
+from leaderboard.pages.autopsy import sections, sentences
+from leaderboard.pages.leaderboard import render
+from leaderboard.tables.autopsy import BENEATH, HIDDEN, Autopsy, autopsies
 from tests.leaderboard.rows import ENVIRONMENT, Row, cell, model, sweep_results, who
 
 HOT = who("distillation", 100)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 
-from leaderboard.curves import TOGETHER, curves, write_curves
-from leaderboard.figures import STYLES
+from leaderboard.figures.curves import TOGETHER, curves, write_curves
+from leaderboard.figures.style import STYLES
 
 AT = [0.0, 0.1, 0.2]
 

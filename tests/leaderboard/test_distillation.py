@@ -5,9 +5,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from bench.types import Results
-from leaderboard.cost import cost, cost_table
-from leaderboard.distillation import Report, distillation, published_table
+from bench.base.types import Results
+from leaderboard.pages.cost import cost, cost_table
+from leaderboard.pages.distillation import Report, distillation, published_table
 from tests.leaderboard.rows import ENVIRONMENT, cell, model, sweep_results, who
 
 RESULTS = sweep_results()

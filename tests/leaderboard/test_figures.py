@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.data import Dataset, Split
-from bench.folder import RunFolder
-from bench.store import write_json, write_records, write_tensors
-from bench.types import DataInfo, Results
-from leaderboard.figures import draw, save, scale, sensitivity
-from leaderboard.panel import DOWN, UP, marked, panels
-from leaderboard.publish import publish
-from leaderboard.sweeps import jsma_cells, sweep
+from bench.base.files import write_json, write_records, write_tensors
+from bench.base.types import DataInfo, Results
+from bench.evidence.folder import RunFolder
+from bench.plugins.data import Dataset, Split
+from leaderboard.figures.mosaic import DOWN, UP, marked, panels
+from leaderboard.figures.style import save
+from leaderboard.figures.temperature import draw, scale, sensitivity
+from leaderboard.pages.publish import publish
+from leaderboard.tables.sweeps import jsma_cells, sweep
 from tests.leaderboard.rows import ENVIRONMENT, cell, model, sweep_results, who
 
 RESULTS = sweep_results()

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.types import Results
+from bench.base.types import Results
 from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
 from leaderboard.findings.finding import Finding, Group, apart, each, groups, listed, number, points
 from leaderboard.findings.logits import FIGURE, attack_table, draw_logits, logits, size_table
-from leaderboard.findings.page import findings
 from leaderboard.findings.students import conclusion, draw_students, inheritance, ranking
+from leaderboard.pages.findings import findings
 from tests.leaderboard.rows import ENVIRONMENT, cell
 
 Row = dict[str, Any]

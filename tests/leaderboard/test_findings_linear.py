@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from bench.aggregate import wilson
-from bench.types import Results
+from bench.base.types import Results
+from bench.verdict.rates import wilson
 from leaderboard.findings import linear as subject
 from leaderboard.findings.linear import beside_published, compare, draw_linear, grid, linear
 from tests.leaderboard.rows import cell, who

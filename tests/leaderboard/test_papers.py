@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.types import UserError
-from leaderboard.papers import papers, parse_paper, published
+from bench.base.types import UserError
+from leaderboard.tables.papers import papers, parse_paper, published
 
 HEAD = 'title = "t"\nauthors = "A, B"\nyear = 2016\narxiv = "1511.04508"\n'
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import read_json, write_json
-from bench.types import UserError
-from leaderboard.study import study
+from bench.base.files import read_json, write_json
+from bench.base.types import UserError
+from leaderboard.figures.study import study
 
 PUBLISHED = Path(__file__).parents[2] / "leaderboard" / "published"
 

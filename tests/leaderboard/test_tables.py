@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from bench.types import Results, ThreatModel
-from leaderboard.markdown import escape, render
-from leaderboard.tables import labels, ordered, robustness_table, success_table, threat_tables
+from bench.base.types import Results, ThreatModel
+from leaderboard.pages.leaderboard import render
+from leaderboard.pages.markdown import escape
+from leaderboard.tables.cells import labels, ordered, robustness_table, success_table, threat_tables
 
 ENVIRONMENT = {
     "matrix": {"name": "m", "description": "", "seeds": [0], "sources": 10},

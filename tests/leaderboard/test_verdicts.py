@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from bench.types import Results
-from leaderboard.markdown import render
-from leaderboard.verdicts import MEANING, budget_table, raised, verdict_table, verdict_tables
+from bench.base.types import Results
+from leaderboard.pages.leaderboard import render
+from leaderboard.tables.verdicts import MEANING, budget_table, raised, verdict_table, verdict_tables
 from tests.leaderboard.test_tables import ENVIRONMENT, row
 
 

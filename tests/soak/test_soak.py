@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import check, read_json, read_records, read_tensors
+from bench.base.files import check, read_json, read_records, read_tensors
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("RETORT_SOAK_KILLS", "200"))

@@ -1,0 +1,1 @@
+"""What attacks share: the model as they ask it, balls, draws, losses, budgets."""

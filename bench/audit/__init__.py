@@ -1,0 +1,1 @@
+"""A finished run looked at again: verified, compared, repeated."""

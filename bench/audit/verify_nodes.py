@@ -1,0 +1,262 @@
+"""Every document, file, model and row of a run's nodes, checked one after the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bench.audit.verify_rows import (
+    Comparison,
+    Difference,
+    Mode,
+    Subject,
+    rejudge_cell,
+    rejudge_probe,
+)
+from bench.base.files import file_hash, read_json, read_records, read_tensors
+from bench.base.fingerprint import digest
+from bench.base.json_changes import changes, flatten
+from bench.base.types import DamagedError, Document, Outcome, Spec, UserError
+from bench.evidence.finished_run import FinishedRun
+from bench.measure.probes import training_sample
+from bench.measure.query import predict
+from bench.plan.graph import Node
+from bench.plugins import registry
+from bench.plugins.contracts import Attack
+from bench.runner.keys import Keys, plugin_of
+from bench.runner.schedule import FILES, SUFFIXES, incompatible
+from bench.runner.worker import Worker, reason_of
+
+
+@dataclass
+class Verification:
+    """What was checked, what differs, and what a reader should know beside it.
+
+    ``changed`` counts predictions that moved on a near tie, on other hardware.
+    """
+
+    mode: Mode
+    differences: list[Difference] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    changed: int = 0
+
+    def add(self, node: str, what: str, stored: object, recomputed: object) -> None:
+        """Add a difference."""
+        self.differences.append(Difference(node, what, stored, recomputed))
+
+    def count(self, what: str, number: int = 1) -> None:
+        """Count what was checked."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
+
+@dataclass(frozen=True)
+class _Model:
+    module: nn.Module
+    stochastic: bool
+
+
+class Recheck:
+    """Walks a run's nodes, fits first; every finding goes to ``result``.
+
+    ``other_code`` names what was made by another version of the code than this.
+    """
+
+    def __init__(self, run: FinishedRun, worker: Worker, mode: Mode) -> None:
+        self.run = run
+        self.worker = worker
+        self.data = worker.data(run.plan.dataset)
+        self.result = Verification(mode)
+        self.other_code: set[str] = set()
+        self._versions: dict[str, object] = {}
+        self._weights: dict[str, str] = {}
+        self._keys = Keys(self.data, worker.settings.device_class, self._weights)
+
+    def check(self) -> Verification:
+        """Check every fit, then its probes and cells.
+
+        Raises UserError where a plugin that the run names is not loaded.
+        """
+        for node in self.run.plan.nodes:
+            if node.kind != "probe":
+                plugin_of(node)
+        present = {fit: self._fit(node) for fit, node in self.run.fits().items()}
+        for fit, found in present.items():
+            model = self._load(fit) if found else None
+            for node in self.run.plan.nodes:
+                if node.kind != "fit" and node.needs.get("model") == fit:
+                    self._node(node, model)
+        return self.result
+
+    def _fit(self, node: Node) -> bool:
+        """Return whether there is a model; where its fit failed, no cell of it may be done."""
+        path = self.run.folder.model(node.id)
+        if not path.exists():
+            return False
+        document = self._document(node, path)
+        if document is None:
+            return False
+        self.result.count("models")
+        self._weights[node.id] = str(document.get("weights"))
+        self._file(node, self.run.folder.weights(node.id), document.get("weights"))
+        self._key(node, document)
+        return True
+
+    def _load(self, fit: str) -> _Model | None:
+        try:
+            defense, module = self.worker.load_model(fit)
+        except Exception as error:  # noqa: BLE001 (other people's code)
+            self.result.add(fit, "model", "stored weights", f"not rebuilt: {reason_of(error)}")
+            return None
+        return _Model(module, defense.stochastic)
+
+    def _node(self, node: Node, model: _Model | None) -> None:
+        path = self._path(node)
+        if node.kind == "probe" and not path.exists() and self._probe_fails(node, model):
+            return
+        document = self._document(node, path)
+        if document is None or not self._done(node, document):
+            return
+        self._files(node, document)
+        self._key(node, document)
+        if model is None:
+            self.result.add(node.id, "records", "stored", "not made again: no model")
+            return
+        self.result.count(f"{node.kind}s")
+        mode: Mode = "stochastic" if model.stochastic else self.result.mode
+        try:
+            found = self._rejudge(node, model.module, mode)
+        except Exception as error:  # noqa: BLE001 (other people's code, and damaged rows)
+            found = Comparison(
+                [Difference(node.id, "records", "stored", f"not made again: {reason_of(error)}")]
+            )
+        self.result.differences += found.differences
+        self.result.changed += found.changed
+
+    def _path(self, node: Node) -> Path:
+        folder = self.run.folder
+        return folder.probe(node.id) if node.kind == "probe" else folder.cell(node.id)
+
+    # Documents, files, keys.
+
+    def _document(self, node: Node, path: Path) -> Document | None:
+        try:
+            document = read_json(path)
+        except DamagedError as error:
+            self.result.add(node.id, "document", "unreadable", str(error))
+            return None
+        if not isinstance(document, dict):
+            self.result.add(node.id, "document", "no JSON object", str(path))
+            return None
+        if document.get("id") != node.id:
+            self.result.add(node.id, f"id in {path.name}", document.get("id"), node.id)
+        return document
+
+    def _files(self, node: Node, document: Document) -> None:
+        files = document.get("files")
+        for name in FILES[node.kind]:
+            checksum = files.get(name) if isinstance(files, dict) else None
+            self._file(node, self._path(node).with_suffix(SUFFIXES[name]), checksum)
+
+    def _file(self, node: Node, path: Path, checksum: object) -> None:
+        try:
+            found = file_hash(path)
+        except OSError as error:
+            found = f"unreadable: {error.strerror}"
+        if found != checksum:
+            self.result.add(node.id, f"SHA-256 of {path.name}", checksum, found)
+
+    def _key(self, node: Node, document: Document) -> None:
+        key, evidence = document.get("key"), document.get("evidence")
+        if evidence != digest(key):
+            self.result.add(node.id, "hash of the key document", evidence, digest(key))
+        try:
+            made = self._keys.of(node)
+        except (UserError, KeyError) as error:
+            # A file beside the run that is gone, or a fit whose document could not be read.
+            self.result.notes.append(f"{node.id}: its key cannot be made again: {error}")
+            return
+        differing = changes(key, made)
+        for path, value in flatten(made).items():
+            if path.endswith("source") and not path.startswith("document."):
+                stored, _ = differing.pop(path, (value, value))
+                self._code(node, path, stored, value)
+        for path, (stored, recomputed) in differing.items():
+            if path != "device" or self.result.mode == "exact":
+                self.result.add(node.id, f"key: {path}", stored, recomputed)
+
+    def _code(self, node: Node, path: str, stored: object, here: object) -> None:
+        # Code that changed since is no difference, but one run is made by one version of it.
+        role = path.removesuffix(".source").removeprefix("required.")
+        subject = {
+            "source": "probes" if node.kind == "probe" else f"fit {node.id}",
+            "harness_source": "harness",
+            "attack_source": f"attack {_code_of(node)}",
+        }.get(path, f"fit {node.needs.get(role)}")
+        known = self._versions.setdefault(subject, stored)
+        if known != stored:
+            self.result.add(node.id, f"key: {path}, two versions in one run", stored, known)
+        if stored != here:
+            self.other_code.add(subject)
+
+    # Outcomes and rows.
+
+    def _done(self, node: Node, document: Document) -> bool:
+        """Return whether the node is done; a skip is checked, a failure is taken as it stands."""
+        try:
+            outcome = Outcome(**document["outcome"])
+        except (KeyError, TypeError):
+            self.result.add(node.id, "outcome", document.get("outcome"), "status and reason")
+            return False
+        if outcome.status == "done":
+            return True
+        self.result.count(outcome.status)
+        if document.get("document") != node.document:
+            self.result.add(node.id, "document", document.get("document"), node.document)
+        if outcome.status == "skipped" and incompatible(self.run.fits(), node) is None:
+            self._skipped_then(node, outcome)
+        return False
+
+    def _skipped_then(self, node: Node, outcome: Outcome) -> None:
+        if type(_attack(node)).unavailable is Attack.unavailable:
+            self.result.add(node.id, "outcome", f"skipped: {outcome.reason}", "not skipped")
+        else:
+            self.result.notes.append(f"{node.id}: skipped there ({outcome.reason}), not here")
+
+    def _probe_fails(self, node: Node, model: _Model | None) -> bool:
+        """Return whether the absence of a probe is explained: no model, or it fails here too."""
+        if model is None:
+            return True
+        try:
+            self.worker.probe(model.module, node.document, self.data)
+        except Exception:  # noqa: BLE001 (other people's code)
+            return True
+        return False
+
+    def _rejudge(self, node: Node, model: nn.Module, mode: Mode) -> Comparison:
+        path, info = self._path(node), self.data.info
+        stored = read_records(path.with_suffix(".parquet"))
+        if node.kind == "probe":
+            made = self.worker.probe(model, node.document, self.data).rows
+            splits = (self.data.test, training_sample(self.data))
+            logits = torch.cat([predict(model, split.x, info.classes) for split in splits])
+            return rejudge_probe(node.id, stored, made, mode, logits)
+        x_adv = read_tensors(path.with_suffix(".safetensors"))["x_adv"].to(self.worker.device)
+        self.result.count("records", len(stored))
+        sources = self.worker.sources(node.document, self.data)
+        subject = Subject(model, _attack(node), sources, info, mode)
+        return rejudge_cell(node.id, subject, stored, x_adv)
+
+
+def _code_of(node: Node) -> str:
+    """Name an attack with what its parameters chose: its code and theirs are one source."""
+    chosen = [item.__qualname__ for item in _attack(node).code()] if node.kind == "cell" else []
+    return " ".join([str(node.document.get("attack", {}).get("name")), *chosen])
+
+
+def _attack(node: Node) -> Attack:
+    spec = node.document["attack"]
+    return registry.ATTACKS.make(Spec(spec["name"], spec["params"]))

@@ -1,0 +1,1 @@
+"""Claims put to the test, and the harness put to its own."""

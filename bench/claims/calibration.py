@@ -1,0 +1,181 @@
+"""What every threshold of a flag is made of, measured on networks of known truth.
+
+Each figure is taken from the records of a finished run, so that a threshold can be held against
+honest networks and masked ones. ``make calibrate``; docs/verdict.md shows what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.base.types import DataInfo, Document, Norm
+from bench.evidence.cells import read_trials
+from bench.evidence.finished_run import FinishedRun
+from bench.plan.panel import REFERENCE, Panel
+from bench.verdict.flags import COSINE, ZERO_SHARE
+from bench.verdict.paired import mcnemar, pairs
+from bench.verdict.panel_flags import BLACK_BOX_NET, NET, P_VALUE, UNBOUNDED_LEFT, Sibling, Siblings
+from bench.verdict.rule import MARGIN
+from bench.verdict.survivors import Subject
+from bench.verdict.verdict_rows import panel_entries, placed
+
+HONEST = (REFERENCE.name, "twin", "label_smoothing", "adversarial_training")
+"""Defenses that hide nothing: no threshold may be crossed on any of them."""
+
+TWINS = "twins"
+"""No flag, but what the margin of a verdict rests on: how far two equal networks differ."""
+
+QUANTITIES = {
+    "zero-gradient": f"share of sources whose gradient is zero, at least {ZERO_SHARE:g}",
+    "gradient-direction": f"median cosine, below {COSINE:g}",
+    "naive-beaten": f"net gain over the naive attack, at least {NET:g} and p < {P_VALUE:g}",
+    "log-odds-beats-probs": f"net gain of JSMA on log-odds, at least {NET:g} and p < {P_VALUE:g}",
+    "black-box-beats-gradient": f"net gain of the black box, at least {BLACK_BOX_NET:g}",
+    "unbounded-budget": f"accuracy left at ε = 1, above {UNBOUNDED_LEFT:g}",
+    TWINS: f"difference of two twins' worst cases, at least {MARGIN:g}",
+}
+"""By flag: what is measured, and from where on it warns."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure, and whether it is beyond its threshold.
+
+    ``flag``: a key of ``QUANTITIES``. ``norm`` and ``at``: the panel and the budget, None where
+    the figure is the model's own. ``p``: of the comparison that ``value`` is the net gain of.
+    """
+
+    flag: str
+    defense: str
+    params: Document
+    seed: int
+    norm: Norm | None
+    at: float | None
+    value: float
+    crossed: bool
+    p: float | None = None
+
+    @property
+    def honest(self) -> bool:
+        """Whether the defense hides nothing."""
+        return self.defense in HONEST
+
+
+def figures(run: FinishedRun, info: DataInfo) -> list[Figure]:
+    """Return every figure that the records of ``run`` give; plugins must be loaded."""
+    models = {row["id"]: row for row in run.results.models}
+    found = [figure for row in models.values() for figure in _of_model(row)]
+    trials = read_trials(run)
+    for panel in run.plan.matrix.panel:
+        entries = panel_entries(run.plan.matrix, panel)
+        subjects = {}
+        for name, cells in trials.items():
+            ids = np.unique(
+                np.concatenate([_ids(t.records) for t in cells if t.records is not None])
+            )
+            subjects[name] = Subject(panel, info, ids, [placed(t, entries) for t in cells])
+        for name, subject in subjects.items():
+            found += _of_panel(panel, models[name], subject)
+        found += _twins(panel, models, subjects)
+    return found
+
+
+def _ids(records: object) -> npt.NDArray[np.int64]:
+    import pandas as pd
+
+    assert isinstance(records, pd.DataFrame)
+    return records["sample_id"].to_numpy(np.int64)
+
+
+def _figure(
+    row: Document, flag: str, value: float, crossed: bool, p: float | None = None
+) -> Figure:
+    who = (row["defense"], row["defense_params"], row["seed"])
+    return Figure(flag, *who, None, None, float(value), bool(crossed), p)
+
+
+def _of_model(row: Document) -> Iterator[Figure]:
+    gradients = row.get("gradients") or {}
+    share, cosine = gradients.get("zero_share"), gradients.get("cosine_median")
+    if share is not None:
+        yield _figure(row, "zero-gradient", share, share >= ZERO_SHARE)
+    if cosine is not None:
+        yield _figure(row, "gradient-direction", cosine, cosine < COSINE)
+
+
+def _of_panel(panel: Panel, row: Document, subject: Subject) -> Iterator[Figure]:
+    for budget in panel.budgets:
+        if subject.missing(budget):
+            continue  # a figure of half a panel would look better than it is
+        siblings = subject.siblings(budget)
+        made = _l0(row, siblings) if panel.norm == "l0" else _others(row, siblings)
+        for figure in made:
+            at = None if figure.flag == "unbounded-budget" else budget
+            if at is not None or budget == panel.budgets[-1]:
+                yield replace(figure, norm=panel.norm, at=at)
+
+
+def _others(row: Document, panel: Siblings) -> Iterator[Figure]:
+    others = panel.of("log-odds", "strong", "black-box", "transfer", "noise")
+    yield from _beaten(row, "naive-beaten", panel.of("naive"), others)
+    unbounded = panel.of("unbounded")
+    if unbounded:
+        left = panel.correct & ~np.any([_broken(member) for member in unbounded], axis=0)
+        yield _figure(row, "unbounded-budget", left.mean(), left.mean() > UNBOUNDED_LEFT)
+
+
+def _l0(row: Document, panel: Siblings) -> Iterator[Figure]:
+    yield from _beaten(row, "log-odds-beats-probs", panel.of("naive"), panel.of("log-odds"))
+    followers = [m for m in panel.of("naive", "log-odds", "strong") if m.gradients]
+    boxes = panel.of("black-box")
+    if followers and boxes:
+        best, box = (
+            max(group, key=lambda m: int(_broken(m).sum())) for group in (followers, boxes)
+        )
+        net, p = _gain(box, best)
+        yield _figure(row, "black-box-beats-gradient", net, net >= BLACK_BOX_NET, p)
+
+
+def _beaten(
+    row: Document, flag: str, naive: Sequence[Sibling], others: Sequence[Sibling]
+) -> Iterator[Figure]:
+    if naive and others:
+        gains = [_gain(other, naive[0]) for other in others]
+        net, p = max(gains)
+        crossed = any(gain >= NET and value < P_VALUE for gain, value in gains)
+        yield _figure(row, flag, net, crossed, p)
+
+
+def _gain(first: Sibling, second: Sibling) -> tuple[float, float]:
+    table = pairs(_broken(first), _broken(second))
+    return table.delta, mcnemar(int(table.only_first), int(table.only_second))
+
+
+def _broken(member: Sibling) -> npt.NDArray[np.bool_]:
+    assert member.broken is not None  # Siblings.of
+    return member.broken
+
+
+def _twins(
+    panel: Panel, models: Mapping[str, Document], subjects: Mapping[str, Subject]
+) -> Iterator[Figure]:
+    """Yield by how much the worst cases of a twin and of the undefended network differ."""
+    plain = {models[n]["seed"]: s for n, s in subjects.items() if _named(models[n], REFERENCE.name)}
+    for name, twin in subjects.items():
+        row = models[name]
+        other = plain.get(row["seed"])
+        if not _named(row, "twin") or other is None:
+            continue
+        for budget in panel.budgets:
+            if not twin.missing(budget) and not other.missing(budget):
+                value = abs(pairs(twin.survivors(budget), other.survivors(budget)).delta)
+                figure = _figure(row, TWINS, value, value >= MARGIN)
+                yield replace(figure, norm=panel.norm, at=budget)
+
+
+def _named(row: Document, name: str) -> bool:
+    return bool(row["defense"] == name)

@@ -1,0 +1,119 @@
+"""A matrix from beginning to end: prepare, run, judge, write what people read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.base.types import DamagedError, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bench.base.types import Document, Results
+    from bench.plan.graph import Plan
+    from bench.plan.options import RunOptions
+    from bench.runner.schedule import Progress
+    from bench.runner.task import Settings
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, what its records came to, how its nodes ended.
+
+    ``attacks``: documents of the matrix's own attacks, without those of its panels.
+    """
+
+    folder: Path
+    results: Results
+    progress: Progress
+    attacks: Sequence[Document] = ()
+
+    @property
+    def rows(self) -> list[Document]:
+        """The rows of ``results.json``."""
+        return self.results.cells
+
+    def frame(self) -> pd.DataFrame:
+        """Return the rows as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+
+def run(matrix: str | Path | dict[str, Any], **options: Any) -> pd.DataFrame:
+    """Run a matrix, by name, file or as a table, and return its results, one row a cell.
+
+    The same as ``python -m bench run --matrix``; ``options`` are the fields of ``RunOptions``.
+    Raises UserError for a mistake in the matrix or the options.
+    """
+    from bench.plan.options import RunOptions
+
+    if unknown := set(options) - set(RunOptions.__dataclass_fields__):
+        from bench.base.text import nearest
+
+        name = min(unknown)
+        raise UserError(
+            f"unknown option {name!r}: {nearest(name, RunOptions.__dataclass_fields__)}"
+        )
+    return run_matrix(matrix, RunOptions(**options)).frame()
+
+
+def run_matrix(
+    matrix: str | Path | dict[str, Any], options: RunOptions, watch: bool = False
+) -> RunResult:
+    """Plan and carry out a matrix, and write its folder; ``watch`` shows progress bars."""
+    from bench.evidence.folder import RunFolder
+    from bench.plugins import registry
+    from bench.runner.prepare import prepare
+    from bench.runner.processes import LocalExecutor, default_workers
+    from bench.runner.schedule import execute
+
+    plan, settings, data = prepare(matrix, options)
+    workers = options.workers or default_workers(settings.device)
+    pool = LocalExecutor(settings, workers, options.cell_timeout)
+    with _observer(plan, watch) as observer, pool as executor:
+        progress = execute(plan, data, settings, executor, observer, options.fresh)
+    folder = RunFolder(settings.run)
+    results = _write(plan, data, folder, settings, progress)
+    own = [registry.ATTACKS.document(registry.ATTACKS.make(s)) for s in plan.matrix.own_attacks()]
+    return RunResult(settings.run, results, progress, own)
+
+
+def _observer(plan: Plan, watch: bool) -> Any:
+    import contextlib
+
+    from bench.runner.schedule import no_observer
+
+    if not watch:
+        return contextlib.nullcontext(no_observer)
+    from bench.runner.progress import bars
+
+    return bars(plan)
+
+
+def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress) -> Results:
+    from bench.base.files import read_json, write_json, write_text
+    from bench.evidence.environment import describe
+    from bench.results.collect import results
+    from leaderboard.pages.leaderboard import render
+    from leaderboard.pages.publish import write_figures, write_pages
+
+    made = results(plan, data, folder)
+    environment = describe(plan, settings.device)
+    try:
+        timings = read_json(folder.top("timings.json"))
+    except DamagedError:
+        timings = {}
+    if not isinstance(timings, dict):
+        timings = {}  # not ours: written anew
+    write_json(folder.top("timings.json"), {**timings, **progress.seconds})
+    write_json(folder.top("environment.json"), environment)
+    write_text(folder.top("leaderboard.md"), render(made, environment))
+    if plan.matrix.report is not None:
+        seconds = read_json(folder.top("timings.json"))
+        write_figures(plan.matrix.report, made, folder, data)
+        write_pages(plan.matrix.report, folder.root, made, environment, seconds)
+    return made

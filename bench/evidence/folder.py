@@ -1,0 +1,81 @@
+"""A results folder: where its files lie, whether it can be written, what killed runs left in it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.base.files import read_json, sweep
+from bench.base.types import DamagedError, Document, UserError
+
+SCHEMA = 1
+"""Version of the layout of a results folder; a newer one is refused."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run's results."""
+
+    root: Path
+
+    def model(self, fit: str) -> Path:
+        """Document of a fit."""
+        return self.root / "models" / f"{fit}.json"
+
+    def weights(self, fit: str) -> Path:
+        """Weights of a fit."""
+        return self.root / "models" / f"{fit}.safetensors"
+
+    def probe(self, node: str) -> Path:
+        """Document of a probe; its rows lie beside it as Parquet."""
+        return self.root / "probes" / f"{node}.json"
+
+    def cell(self, node: str) -> Path:
+        """Document of a cell; its records and inputs lie beside it."""
+        return self.root / "cells" / f"{node}.json"
+
+    def top(self, name: str) -> Path:
+        """Document of the whole run."""
+        return self.root / name
+
+    def prepare(self) -> None:
+        """Create the folder; raises UserError where it is read-only or of a newer schema."""
+        self.check_schema()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            for folder in self.folders():
+                folder.mkdir(exist_ok=True)
+                with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable.", suffix=".tmp"):
+                    pass  # named so that a killed run's is swept
+            with self.top("workers.log").open("a"):
+                pass  # the workers write to it
+        except OSError as error:
+            raise UserError(f"results folder {self.root} cannot be written: {error}") from error
+
+    def folders(self) -> list[Path]:
+        """Return the folder itself and those below that hold evidence."""
+        return [self.root, *(self.root / name for name in ("models", "probes", "cells"))]
+
+    def check_schema(self) -> None:
+        """Raise UserError where the folder was written by a newer Retort."""
+        plan = self.top("plan.json")
+        found = _schema(plan)
+        if found > SCHEMA:
+            raise UserError(
+                f"{plan} is of schema version {found} and this Retort knows {SCHEMA}: "
+                "upgrade Retort, or choose another --out"
+            )
+
+    def sweep(self) -> None:
+        """Remove the temporary files of killed runs; the caller holds the run's lock."""
+        for folder in self.folders():
+            sweep(folder)
+
+
+def _schema(plan: Path) -> int:
+    try:
+        document: Document = read_json(plan)
+        return int(document["schema"])
+    except (DamagedError, KeyError, TypeError, ValueError):
+        return 0  # torn or foreign: it is written anew

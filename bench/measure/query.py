@@ -1,0 +1,109 @@
+"""Independent re-verification: the attack's word is not taken, the model is asked again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.base.types import ThreatModel
+
+BATCH = 512
+"""Rows a query: fixed, so that every verification sums in the same order."""
+
+TOLERANCE = 1e-6
+"""Slack on the box, on the budget and on what counts as a changed feature, in input units."""
+
+
+class ContractError(Exception):
+    """A model or an attack returned something that its contract does not allow."""
+
+
+def predict(model: nn.Module, x: Tensor, classes: int) -> Tensor:
+    """Return the logits (n, classes) of ``x``, queried ``BATCH`` rows at a time.
+
+    Raises ContractError where the model returns another shape or no floating numbers.
+    """
+    parts = []
+    with torch.no_grad():
+        for rows in torch.split(x, BATCH):
+            logits = model(rows)
+            if not isinstance(logits, Tensor) or logits.shape != (len(rows), classes):
+                got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise ContractError(
+                    f"the model must return logits of shape {(len(rows), classes)}, got {got}"
+                )
+            if not logits.is_floating_point():
+                raise ContractError(f"the model must return floating logits, got {logits.dtype}")
+            parts.append(logits)
+    return torch.cat(parts) if parts else x.new_empty((0, classes))
+
+
+def confidence(logits: Tensor) -> Tensor:
+    """Return the top softmax probability at T = 1, (n,) float64."""
+    return logits.double().softmax(dim=1).amax(dim=1)
+
+
+def lead(logits: Tensor, label: Tensor) -> Tensor:
+    """Return z_label − max over j ≠ label of z_j, (n,): positive where ``label`` wins strictly."""
+    chosen = logits.gather(1, label[:, None]).squeeze(1)
+    others = logits.scatter(1, label[:, None], -math.inf)
+    return chosen - others.amax(dim=1)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How far adversarials lie from their sources, (n,) each; NaN counts as infinitely far."""
+
+    l0_features: Tensor
+    l0_pixels: Tensor
+    l2: Tensor
+    linf: Tensor
+    finite: Tensor
+    in_box: Tensor
+
+    def within(self, threat: ThreatModel, shape: tuple[int, ...]) -> Tensor:
+        """Return whether each row keeps to the budget of ``threat``, (n,) bool.
+
+        Without a budget, and so for inputs without a source, whether it is finite.
+        """
+        if threat.budget is None:
+            return self.finite
+        pixels = math.prod(shape[1:]) if len(shape) == 3 else math.prod(shape)
+        spent = {
+            ("l0", "features"): self.l0_features / math.prod(shape),
+            ("l0", "pixels"): self.l0_pixels / pixels,
+            ("l2", "input"): self.l2,
+            ("linf", "input"): self.linf,
+        }[threat.norm, threat.unit]
+        return self.finite & (spent <= threat.budget + TOLERANCE)
+
+
+def distances(x: Tensor, x_adv: Tensor) -> Distances:
+    """Measure ``x_adv`` against ``x``, both (n, *shape), in float64.
+
+    A pixel of an image (channels, height, width) counts as changed when any of its channels is.
+    """
+    change = (x_adv.double() - x.double()).abs().flatten(1)
+    finite = torch.isfinite(x_adv.flatten(1)).all(dim=1)
+    change = change.nan_to_num(nan=math.inf)
+    changed = change > TOLERANCE
+    pixels = changed.view(len(x), x.shape[1], -1).any(dim=1) if x.dim() == 4 else changed
+    low, high = x_adv.flatten(1).amin(dim=1), x_adv.flatten(1).amax(dim=1)
+    return Distances(
+        l0_features=changed.sum(dim=1),
+        l0_pixels=pixels.sum(dim=1),
+        l2=change.square().sum(dim=1).sqrt(),
+        linf=change.amax(dim=1),
+        finite=finite,
+        in_box=finite & (low >= -TOLERANCE) & (high <= 1 + TOLERANCE),
+    )
+
+
+def hashes(x: Tensor) -> list[str]:
+    """Return the SHA-256 (16 hexadecimal digits) of the bytes of each row of ``x``."""
+    rows = x.detach().cpu().contiguous().numpy()
+    return [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in rows]

@@ -1,0 +1,159 @@
+"""A matrix as a graph of work, with every node named, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from bench.base.fingerprint import digest
+from bench.base.types import Document, Spec, UserError
+from bench.plan.matrix import MatrixConfig, parse_matrix
+from bench.plan.panel import REFERENCE
+from bench.plugins import registry
+from bench.plugins.contracts import Attack, DataSource, Defense
+from bench.plugins.parameter import as_spec
+from bench.plugins.recipes import find_recipe
+
+Kind = Literal["fit", "probe", "cell"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One piece of work. ``id`` is the hash of ``document``; ``needs`` names fits by role.
+
+    A fit trains a defense; a probe measures a fit; a cell attacks one. A probe and a cell need
+    their fit under the name ``model``; further needs are what the plugin's ``requires`` named.
+    """
+
+    id: str
+    kind: Kind
+    document: Document
+    needs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The nodes of a matrix, each after all that it needs, and the matrix that they come from."""
+
+    matrix: MatrixConfig
+    dataset: Document
+    network: Document
+    recipe: str
+    nodes: tuple[Node, ...]
+
+    def of(self, kind: Kind) -> list[Node]:
+        """Return the nodes of one kind, in order."""
+        return [node for node in self.nodes if node.kind == kind]
+
+    def document(self) -> Document:
+        """Return the plan as JSON."""
+        nodes = [
+            {"id": node.id, "kind": node.kind, "document": node.document, "needs": dict(node.needs)}
+            for node in self.nodes
+        ]
+        return {"matrix": self.matrix.model_dump(mode="json"), "nodes": nodes}
+
+
+def read_plan(document: Document) -> Plan:
+    """Return the plan that ``Plan.document`` wrote; raises UserError where it is none."""
+    try:
+        nodes = tuple(Node(**item) for item in document["nodes"])
+        matrix = parse_matrix(document["matrix"], "plan.json")
+        shared = next(node.document for node in nodes if node.kind == "fit")
+        recipe_name = shared["recipe"]["name"]
+        return Plan(matrix, shared["dataset"], shared["network"], recipe_name, nodes)
+    except (KeyError, TypeError, StopIteration) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"plan.json is no plan that Retort wrote: {what}") from error
+
+
+def node_id(node: Node) -> str:
+    """Return the plan id of ``node``: the hash of its kind and document."""
+    return digest({"kind": node.kind, **node.document})[:16]
+
+
+def make_plan(matrix: MatrixConfig) -> Plan:
+    """Expand ``matrix``; raises UserError for an unknown plugin, parameter or recipe."""
+    source = registry.DATASETS.make(as_spec(matrix.dataset))
+    network = as_spec(matrix.network or {"name": source.network})
+    builder = _Builder(
+        {
+            "dataset": registry.DATASETS.document(source),
+            "network": registry.NETWORKS.document(registry.NETWORKS.make(network)),
+            "recipe": {"name": (name := _recipe(matrix, source)), **vars(find_recipe(name))},
+        }
+    )
+    defenses = [registry.DEFENSES.make(spec) for spec in matrix.defenses()]
+    if matrix.panel and (reference := registry.DEFENSES.make(REFERENCE)) not in defenses:
+        defenses.insert(0, reference)  # a verdict compares with it
+    attacks = [registry.ATTACKS.make(spec) for spec in matrix.attacks()]
+    for seed in matrix.seeds:
+        for defense in defenses:
+            builder.add_defense(defense, attacks, seed, matrix)
+    shared = builder.shared
+    return Plan(matrix, shared["dataset"], shared["network"], name, tuple(builder.nodes.values()))
+
+
+def _recipe(matrix: MatrixConfig, source: DataSource) -> str:
+    """Return the name of the recipe of a run: its own, the data set's, the paper's."""
+    if matrix.recipe != "paper":
+        return matrix.recipe or source.recipe
+    if source.paper_recipe is None:
+        raise UserError(
+            f'recipe "paper" is known for mnist and cifar10, not for {matrix.dataset["name"]!r}: '
+            f"its own is {source.recipe!r}"
+        )
+    return source.paper_recipe
+
+
+def _probe_document(fit: str, matrix: MatrixConfig) -> Document:
+    counts = [matrix.probe_samples, matrix.sources]
+    samples = "all" if "all" in counts else max(counts)
+    return {
+        "fit": fit,
+        "samples": samples,
+        "sources": matrix.sources,
+        "source_seed": matrix.source_seed,
+    }
+
+
+class _Builder:
+    """Collects nodes by id, so that a teacher that several students name is one fit."""
+
+    def __init__(self, shared: Document) -> None:
+        self.shared = shared
+        self.nodes: dict[str, Node] = {}
+
+    def add_defense(
+        self, defense: Defense, attacks: Iterable[Attack], seed: int, matrix: MatrixConfig
+    ) -> None:
+        fit = self._fit(defense, seed)
+        self._add("probe", _probe_document(fit, matrix), {"model": fit})
+        for attack in attacks:
+            required = {name: self._fit(d, seed) for name, d in attack.requires().items()}
+            document = {
+                "fit": fit,
+                "attack": registry.ATTACKS.document(attack),
+                "sources": matrix.sources,
+                "source_seed": matrix.source_seed,
+                "requires": required,
+            }
+            self._add("cell", document, {"model": fit, **required})
+
+    def _fit(self, defense: Defense | Spec, seed: int) -> str:
+        if isinstance(defense, Spec):
+            defense = registry.DEFENSES.make(defense)
+        required = {name: self._fit(d, seed) for name, d in defense.requires().items()}
+        document = {
+            **self.shared,
+            "defense": registry.DEFENSES.document(defense),
+            "seed": seed,
+            "requires": required,
+        }
+        return self._add("fit", document, required)
+
+    def _add(self, kind: Kind, document: Document, needs: Mapping[str, str]) -> str:
+        node = node_id(Node("", kind, document, needs))
+        self.nodes.setdefault(node, Node(node, kind, document, needs))
+        return node

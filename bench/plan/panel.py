@@ -1,0 +1,142 @@
+"""The panel: the attacks that every defense meets under a norm, committed before any run."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from bench.base.types import Norm, Spec, ThreatModel
+
+Role = Literal["naive", "log-odds", "strong", "black-box", "transfer", "noise", "unbounded"]
+"""What an attack is there for.
+
+``naive``: the gradient of the deployed output, as the papers attack. ``log-odds``: the same attack
+on the log-odds, which do not underflow. ``strong``: a further attack with gradients.
+``black-box``: queries alone. ``transfer``: made on another network. ``noise``: made on none.
+``unbounded``: with a budget at which nothing can be left.
+"""
+
+REFERENCE = Spec("undefended")
+"""What every defense is compared with; the plan adds it to a matrix that has a panel."""
+
+
+class PanelAttack(BaseModel):
+    """One table of a panel file; further keys are parameters of the attack ``name``.
+
+    ``at``: run at ``each`` budget, once at the ``largest``, or ``once`` without one. The last two
+    serve every smaller budget: how far a record went says where it counts. ``effort``: the
+    parameters that the matrix's ``effort`` multiplies.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    role: Role
+    name: str
+    at: Literal["each", "largest", "once"]
+    effort: list[str]
+
+    @model_validator(mode="after")
+    def _effort_is_given(self) -> PanelAttack:
+        missing = sorted(set(self.effort) - set(self.params()))
+        if missing:
+            raise ValueError(f"effort multiplies {missing}, which the table must give")
+        return self
+
+    def params(self) -> dict[str, Any]:
+        """Return the parameters that the table gives the attack."""
+        return dict(self.model_extra or {})
+
+
+class PanelFile(BaseModel):
+    """A panel file: ``budget`` is the name of the parameter that takes a budget."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    budget: str
+    attack: list[PanelAttack] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One attack of a panel at one budget, or at None where it serves them all.
+
+    ``effort``: by how much its steps, restarts or queries were multiplied.
+    """
+
+    role: Role
+    spec: Spec
+    budget: float | None
+    effort: int
+
+    def serves(self, budget: float) -> bool:
+        """Whether the attack belongs to the panel at ``budget``."""
+        return self.budget is None or self.budget == budget
+
+
+def _ascending(budgets: list[float]) -> list[float]:
+    if len(set(budgets)) != len(budgets):
+        raise ValueError(f"has a value twice: {budgets}")
+    return sorted(budgets)
+
+
+class Panel(BaseModel):
+    """A ``[[panel]]`` of a matrix: a norm, and the budgets at which every defense is judged.
+
+    ``budgets``: numbers of features for ``l0``, lengths in input units otherwise.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    norm: Norm
+    budgets: Annotated[list[float], Field(min_length=1), AfterValidator(_ascending)]
+
+    @model_validator(mode="after")
+    def _budgets_fit(self) -> Panel:
+        for budget in self.budgets:
+            if not (math.isfinite(budget) and budget > 0):
+                raise ValueError(f"budgets must be positive, got {budget:g}")
+            if self.norm == "linf" and budget > 1:
+                raise ValueError(f"budgets of linf must be at most 1, got {budget:g}")
+            if self.norm == "l0" and budget != int(budget):
+                raise ValueError(f"budgets of l0 are numbers of features, got {budget:g}")
+        return self
+
+    def threat(self, budget: float, features: int) -> ThreatModel:
+        """Return the threat model of one budget on inputs of so many ``features``."""
+        if self.norm == "l0":
+            return ThreatModel("l0", min(1.0, budget / features), "features")
+        return ThreatModel(self.norm, budget)
+
+    def entries(self, effort: int = 1) -> list[Entry]:
+        """Return the attacks of the panel; with ``effort`` above 1 once more with that effort."""
+        efforts = [1] if effort == 1 else [1, effort]
+        return [entry for times in efforts for entry in self._entries(times)]
+
+    def _entries(self, effort: int) -> Iterator[Entry]:
+        panel = panel_file(self.norm)
+        values = [int(value) if self.norm == "l0" else value for value in self.budgets]
+        for attack in panel.attack:
+            params = attack.params()
+            params.update({name: params[name] * effort for name in attack.effort})
+            if effort > 1 and not attack.effort:
+                continue  # nothing to multiply: it would be the same attack again
+            if attack.at == "once":
+                yield Entry(attack.role, Spec(attack.name, params), None, effort)
+                continue
+            for value in values if attack.at == "each" else values[-1:]:
+                spec = Spec(attack.name, {**params, panel.budget: value})
+                yield Entry(attack.role, spec, value if attack.at == "each" else None, effort)
+
+
+@cache
+def panel_file(norm: Norm) -> PanelFile:
+    """Return the panel of ``norm``, as it is committed with the package."""
+    text = (files("bench") / "panels" / f"{norm}.toml").read_text(encoding="utf-8")
+    return PanelFile.model_validate(tomllib.loads(text))

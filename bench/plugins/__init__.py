@@ -1,0 +1,1 @@
+"""What a plugin is, and how it gets in: contracts, data, recipes, registry, discovery."""

@@ -1,0 +1,122 @@
+"""The three doors of the registry: built-ins, entry points, ``--plugin``.
+
+Built-in plugins enter as third parties' do: by name, loaded when first asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.base.text import nearest
+from bench.base.types import UserError
+from bench.plugins.registry import DEFENSES, REGISTRIES
+
+BUILT_IN = {
+    "defenses": "defenses",
+    "attacks": "attacks",
+    "datasets": "bench.training.datasets",
+    "networks": "bench.training.networks",
+}
+
+
+def load_plugins(plugins: Iterable[str] = ()) -> None:
+    """Open the three doors: built-ins and entry points by name, then each of ``plugins``.
+
+    Repeated calls add nothing twice. ``plugins`` are files (``my_defense.py``) or modules whose
+    decorators register what they hold; raises UserError where one cannot be imported.
+    """
+    if not DEFENSES.names() or "undefended" not in DEFENSES.names():
+        _load_built_ins()
+        _load_entry_points()
+    for plugin in plugins:
+        import_plugin(plugin)
+
+
+def _load_built_ins() -> None:
+    for kind, package in BUILT_IN.items():
+        index: dict[str, str] = importlib.import_module(package).INDEX
+        for name, reference in index.items():
+            REGISTRIES[kind].add(name, reference, _loader(reference))
+
+
+def _loader(reference: str) -> Callable[[], Any]:
+    def load() -> Any:
+        module, _, attribute = reference.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    return load
+
+
+def _load_entry_points() -> None:
+    for kind, registry in REGISTRIES.items():
+        for point in importlib.metadata.entry_points(group=f"retort.{kind}"):
+            package = point.dist.name if point.dist else "an installed package"
+            origin = f"{package} ({point.value})"
+            try:
+                registry.add(point.name, origin, point.load)
+            except UserError as error:
+                # Installed by someone, perhaps for something else: it breaks who selects it.
+                registry.spoil(point.name, origin, error)
+
+
+def import_plugin(plugin: str) -> ModuleType:
+    """Import a plugin file or module, so that its decorators register what it holds.
+
+    A file is imported once a process under a name made from its path, with its own folder on
+    ``sys.path`` behind everything else, so that it may import its neighbours.
+    """
+    is_file = plugin.endswith(".py") or "/" in plugin
+    here = str(Path.cwd())
+    if not is_file and not {here, ""} & set(sys.path):
+        sys.path.append(here)  # as `python -m bench` has it, and the command `retort` has not
+    try:
+        return _import_file(Path(plugin).resolve()) if is_file else importlib.import_module(plugin)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise UserError(f"plugin {plugin!r} cannot be imported: {what}") from error
+
+
+def find(reference: str) -> Any:
+    """Return what ``"package.module:name"`` or ``"file.py:name"`` names.
+
+    Raises UserError where the module cannot be imported or holds no such name.
+    """
+    source, _, name = reference.rpartition(":")
+    if not source or not name:
+        raise UserError(f"a reference is module:name or file.py:name, got {reference!r}")
+    module = import_plugin(source)
+    if not hasattr(module, name):
+        public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise UserError(f"{source!r} has no {name!r}: {nearest(name, public)}")
+    return getattr(module, name)
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"plugin file {str(path)!r} does not exist")
+    name = f"retort_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

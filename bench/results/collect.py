@@ -1,0 +1,307 @@
+"""A run's folder as rows: cells, models and verdicts, every figure made from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from bench.base.files import check, file_hash, read_json, read_records, write_json
+from bench.base.fingerprint import digest
+from bench.base.types import (
+    DamagedError,
+    DataInfo,
+    Document,
+    Outcome,
+    Results,
+    Spec,
+    Suspicions,
+    ThreatModel,
+)
+from bench.evidence.cells import Trial
+from bench.evidence.finished_run import read_results
+from bench.evidence.folder import RunFolder
+from bench.measure.logits import without as without_logits
+from bench.plan.graph import Node, Plan
+from bench.plugins import registry
+from bench.plugins.code_hash import source_hash
+from bench.plugins.contracts import Defense
+from bench.plugins.data import Dataset
+from bench.results.cell_metrics import DISAGREEMENT, disagreement, summarise, worst_case
+from bench.results.logit_rows import logit_rows
+from bench.results.model_metrics import summarise_model, summarise_probe
+from bench.results.pair_rows import pair_rows
+from bench.verdict.flags import ModelFacts, cell_flags, model_flags
+from bench.verdict.paired import paired_rates
+from bench.verdict.verdict_rows import Model, verdict_rows
+
+REFERENCE = "undefended"
+"""The defense that every other is held against."""
+
+METRICS = (
+    *("sources", "correct_sources", "attempts", "successes", "success_rate", "success_ci"),
+    *("robust_accuracy", "robust_ci", "worst_case", "worst_case_ci"),
+    *("rho_adv", "rho_adv_paper", "rho_censored", "features_all", "features_success"),
+    *("features_mean", "pixels_mean", "l2_mean", "linf_mean"),
+    *("l2_success", "linf_success", "adversarial_confidence", "stop_reasons", "zero_gradients"),
+    *("compared", "outcomes_differ", "inputs_differ", "paired"),
+)
+MODEL_METRICS = ("accuracy", "accuracy_ci", "confidence", "max_logit", "logit_gap")
+
+
+def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
+    """Return what the records of a run come to and write it, or reuse it where it stands.
+
+    It stands where it was made of the same records by the same code, and is undamaged.
+    """
+    note = folder.top("results-key.json")
+    code = source_hash(collect)
+    key = digest(
+        {
+            "code": code,
+            "plan": digest(plan.document()),
+            "report": plan.matrix.report,
+            "panels": [asdict(entry) for entry in plan.matrix.entries()],
+            "fits": [folder.model(node.id).exists() for node in plan.of("fit")],
+            "probes": [_files(folder.probe(node.id)) for node in plan.of("probe")],
+            "cells": [[node.id, _files(folder.cell(node.id))] for node in plan.of("cell")],
+        }
+    )
+    try:
+        known = read_json(note)
+        if known["key"] == key:
+            for name in {*Results.FILES, *known["files"]}:
+                check(folder.top(name), known["files"][name])
+            return read_results(folder.root)
+    except (DamagedError, KeyError, TypeError):
+        pass  # never made, or damaged: it is made of the records again
+    made = collect(plan, data, folder)
+    documents = made.documents()
+    for name in Results.FURTHER:
+        if name not in documents:  # left by the same matrix with another report
+            folder.top(name).unlink(missing_ok=True)
+    for name, document in documents.items():
+        write_json(folder.top(name), document)
+    hashes = {name: file_hash(folder.top(name)) for name in documents}
+    write_json(note, {"key": key, "code": code, "files": hashes})
+    return made
+
+
+def _files(path: Path) -> Document:
+    document: Document = read_json(path) if path.exists() else {}
+    return {name: document.get(name) for name in ("outcome", "files", "queries", "errors")}
+
+
+def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
+    """Return the rows of a run's cells, models and verdicts, in the order of the plan."""
+    info = data.info
+    fits = {node.id: node for node in plan.of("fit")}
+    probes = {node.needs["model"]: _Probe(node, folder) for node in plan.of("probe")}
+    told = plan.matrix.report == "findings"
+    cells = [_Cell(node, info, folder, logits=told) for node in plan.of("cell")]
+    worst = _worst_cases(cells, info)
+    rows = []
+    for cell in cells:
+        fit = cell.node.needs["model"]
+        rows.append(
+            row(
+                {"id": cell.node.id, **identity(fits[fit]), **cell.identity()},
+                cell.outcome,
+                cell.threat,
+                cell.summary
+                | worst[fit, cell.threat]
+                | _disagreement(cell, cells)
+                | {"paired": _paired(cell, cells, fits)},
+                probes[fit].summary(),
+                cell.document.get("queries", {}),
+                info.classes,
+            )
+        )
+    sources = data.sources(
+        None if plan.matrix.sources == "all" else plan.matrix.sources, plan.matrix.source_seed
+    ).tolist()
+    models = [{"id": fit, **identity(fits[fit]), **probes[fit].model(sources)} for fit in probes]
+    suspected = [_suspicions(row, models, info.classes) for row in models]
+    trials = [Trial(r, cell.records, cell.access) for r, cell in zip(rows, cells, strict=True)]
+    judged = [
+        Model(
+            model,
+            found,
+            [t for t, cell in zip(trials, cells, strict=True) if cell.fit == model["id"]],
+            probes[model["id"]].records,
+        )
+        for model, found in zip(models, suspected, strict=True)
+    ]
+    return Results(
+        rows,
+        [m | found.document() for m, found in zip(models, suspected, strict=True)],
+        verdict_rows(plan.matrix, info, sources, judged),
+        logit_rows(judged, sources) if told else [],
+        pair_rows(plan.matrix, info, sources, judged) if told else [],
+    )
+
+
+def _suspicions(model: Document, models: list[Document], classes: int) -> Suspicions:
+    """Return the flags of one model, given the others: one may be its undefended counterpart."""
+    defense = registry.DEFENSES.make(Spec(model["defense"], model["defense_params"]))
+    reference = next(
+        (m for m in models if m["defense"] == REFERENCE and m["seed"] == model["seed"]), {}
+    )
+    return model_flags(
+        ModelFacts(
+            model=model,
+            classes=classes,
+            stochastic=defense.stochastic,
+            adaptive=type(defense).surrogate is not Defense.surrogate,
+            reference=reference.get("accuracy"),
+        )
+    )
+
+
+def identity(fit: Node) -> Document:
+    """Return what says which model a row is about."""
+    return {
+        "dataset": fit.document["dataset"]["name"],
+        "network": fit.document["network"]["name"],
+        "recipe": fit.document["recipe"]["name"],
+        "defense": fit.document["defense"]["name"],
+        "defense_params": fit.document["defense"]["params"],
+        "seed": fit.document["seed"],
+    }
+
+
+class _Cell:
+    """One cell as it lies on disk; without its ``logits``, which cost time, where none are told."""
+
+    def __init__(self, node: Node, info: DataInfo, folder: RunFolder, *, logits: bool) -> None:
+        path = folder.cell(node.id)
+        spec = node.document["attack"]
+        self.node = node
+        self.document: Document = read_json(path)
+        self.outcome = Outcome(**self.document["outcome"])
+        attack = registry.ATTACKS.make(Spec(spec["name"], spec["params"]))
+        self.fit = node.needs["model"]
+        self.threat = attack.threat(info.shape)
+        self.access = attack.access
+        self.output: str | None = spec["params"].get("output")
+        self.records: pd.DataFrame | None = None
+        self.summary: Document = {}
+        if self.outcome.status == "done":
+            checksum = self.document["files"]["records"]
+            records = read_records(path.with_suffix(".parquet"), checksum)
+            self.records = records if logits else without_logits(records)
+            self.summary = summarise(self.records, self.threat, info.features)
+
+    def identity(self) -> Document:
+        """Return what says which attack a row is about."""
+        spec = self.node.document["attack"]
+        return {"attack": spec["name"], "attack_params": spec["params"]}
+
+
+def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:
+    """Hold a cell against the first of its model and threat that differentiates the same output.
+
+    Where an attack has no such parameter, or none shares its value, against the first of all.
+    """
+    fit, output = cell.node.needs["model"], cell.output
+    siblings = [c for c in cells if c.node.needs["model"] == fit and c.threat == cell.threat]
+    first = next((c for c in siblings if output and c.output == output), siblings[0])
+    if first is cell or first.records is None or cell.records is None:
+        return dict.fromkeys(DISAGREEMENT)
+    return disagreement(cell.records, first.records)
+
+
+def _paired(cell: _Cell, cells: list[_Cell], fits: Mapping[str, Node]) -> Document | None:
+    """Hold a cell against the undefended network of its seed under the same attack.
+
+    The difference of the success rates over their common attempts, or None where there is none.
+    """
+    fit = fits[cell.node.needs["model"]]
+    for other in cells:
+        reference = fits[other.node.needs["model"]]
+        if (
+            reference.document["defense"]["name"] == REFERENCE
+            and reference.document["seed"] == fit.document["seed"]
+            and other.node.document["attack"] == cell.node.document["attack"]
+            and reference is not fit
+        ):
+            if cell.records is None or other.records is None:
+                return None
+            rates = paired_rates(cell.records, other.records)
+            return rates and {"baseline": other.node.id, **rates}
+    return None
+
+
+def _worst_cases(cells: list[_Cell], info: DataInfo) -> dict[tuple[str, ThreatModel], Document]:
+    """Return the worst case of every model under every threat model."""
+    of_model: dict[str, list[_Cell]] = {}
+    for cell in cells:
+        of_model.setdefault(cell.node.needs["model"], []).append(cell)
+    return {
+        (model, threat): _worst_case(siblings, threat, info)
+        for model, siblings in of_model.items()
+        for threat in {cell.threat for cell in siblings}
+    }
+
+
+def _worst_case(siblings: list[_Cell], threat: ThreatModel, info: DataInfo) -> Document:
+    # A failed or skipped cell leaves the worst case unknown: a crash must not look like robustness.
+    if any(cell.records is None and cell.threat == threat for cell in siblings):
+        return {"worst_case": None, "worst_case_ci": None}
+    records = [cell.records for cell in siblings if cell.records is not None]
+    return worst_case(records, threat, info.shape)
+
+
+def row(
+    identity: Document, outcome: Outcome, threat: ThreatModel, summary: Document, probe: Document,
+    queries: Document, classes: int,
+) -> Document:  # fmt: skip
+    """Return one row: who met whom, how it ended, the metrics, the flags."""
+    metrics = {name: summary.get(name) for name in METRICS}
+    model = {name: probe.get(name) for name in MODEL_METRICS}
+    flags = cell_flags(summary, probe, threat, classes) if outcome.status == "done" else []
+    return {
+        **identity,
+        "threat": {"norm": threat.norm, "budget": threat.budget, "unit": threat.unit},
+        "status": outcome.status,
+        "reason": outcome.reason,
+        **metrics,
+        **model,
+        "forwards": queries.get("forwards"),
+        "backwards": queries.get("backwards"),
+        "zero_gradient_share": _share(metrics["zero_gradients"], queries.get("backwards")),
+        "flags": [asdict(flag) for flag in flags],
+    }
+
+
+def _share(part: int | None, whole: int | None) -> float | None:
+    return None if part is None or not whole else part / whole
+
+
+class _Probe:
+    """One probe as it lies on disk; nothing is known where it failed."""
+
+    def __init__(self, node: Node, folder: RunFolder) -> None:
+        path = folder.probe(node.id)
+        self.document: Document = read_json(path) if path.exists() else {}
+        self.records: pd.DataFrame | None = None
+        if self.document:
+            checksum = self.document["files"]["records"]
+            self.records = read_records(path.with_suffix(".parquet"), checksum)
+
+    def summary(self) -> Document:
+        """Return what stands beside every cell of the model."""
+        return {} if self.records is None else summarise_probe(self.records)
+
+    def model(self, sources: list[int]) -> Document:
+        """Return all that was measured on the model."""
+        if self.records is None:
+            return {"status": "failed"}
+        return {
+            "status": "done",
+            "parameters": self.document["parameters"],
+            "errors": self.document["errors"],
+            **summarise_model(self.records, sources),
+        }

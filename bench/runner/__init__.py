@@ -1,0 +1,1 @@
+"""A plan carried out: keys, worker processes, schedule, progress."""

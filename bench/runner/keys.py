@@ -1,0 +1,157 @@
+"""What a result depends on, written out as a document, and its hash.
+
+A node's plan id names what was asked; its key says what was run. Weights alone do not identify a
+model, for a wrapper has the weights of what it wraps: a model is its fit, its source code and
+the hash of its weights. The documents are stored, so that one can see which field changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.base.files import file_hash
+from bench.base.fingerprint import digest
+from bench.base.types import Document, Spec, UserError
+from bench.measure.cell import attack_sources
+from bench.measure.probes import probe
+from bench.measure.query import hashes
+from bench.plan.graph import Node, Plan
+from bench.plugins import registry
+from bench.plugins.code_hash import source_hash
+from bench.plugins.contracts import Attack, Defense
+from bench.plugins.data import Dataset, Split
+from bench.training.fit import fit
+
+DTYPE = "float32"
+
+
+class Keys:
+    """Makes the key documents of a run's nodes: one data set, one class of device.
+
+    ``models`` maps the id of a finished fit to the SHA-256 of its weights; it grows as a run
+    proceeds, and a key can be made once all that a node needs is in it.
+    """
+
+    def __init__(self, data: Dataset, device_class: str, models: Mapping[str, str]) -> None:
+        self.data = data
+        self.device_class = device_class
+        self.models = models
+        self._sources: dict[str, str] = {}
+        self._samples: dict[tuple[int | None, int], Document] = {}
+
+    def of(self, node: Node) -> Document:
+        """Return the key document of ``node``."""
+        return {"fit": self._fit, "probe": self._probe, "cell": self._cell}[node.kind](node)
+
+    def _fit(self, node: Node) -> Document:
+        source = self._source_of_fit(node)
+        self._sources[node.id] = source
+        required = {role: self._model(need) for role, need in node.needs.items()}
+        # Only where there are any: the keys of all other fits stay what they were.
+        sources = {role: model["source"] for role, model in required.items()}
+        return {
+            **self._common(node),
+            "source": source,
+            "required_weights": {role: model["weights"] for role, model in required.items()},
+            **({"required_sources": sources} if sources else {}),
+            **_files(plugin_of(node)),
+        }
+
+    def _probe(self, node: Node) -> Document:
+        document = node.document
+        return {
+            **self._common(node),
+            "model": self._model(node.needs["model"]),
+            "source": source_hash(probe),
+            "samples": self._sample_document(_most(document, self.data), document["source_seed"]),
+        }
+
+    def _cell(self, node: Node) -> Document:
+        attack: Any = registry.ATTACKS.get(node.document["attack"]["name"])
+        chosen: Any = registry.ATTACKS.make(_spec(node.document["attack"])).code()
+        sources, seed = node.document["sources"], node.document["source_seed"]
+        return {
+            **self._common(node),
+            "model": self._model(node.needs["model"]),
+            "required": {
+                role: self._model(need) for role, need in node.needs.items() if role != "model"
+            },
+            "attack_source": source_hash(attack, *chosen),
+            "harness_source": source_hash(attack_sources),
+            "samples": self._sample_document(_count(sources), seed),
+            **_files(plugin_of(node)),
+        }
+
+    def _common(self, node: Node) -> Document:
+        return {
+            "plan": node.id,
+            "document": node.document,
+            "data": self.data.fingerprint,
+            "device": self.device_class,
+            "dtype": DTYPE,
+        }
+
+    def _source_of_fit(self, node: Node) -> str:
+        defense: Any = registry.DEFENSES.get(node.document["defense"]["name"])
+        network = registry.NETWORKS.get(node.document["network"]["name"])
+        chosen: Any = registry.DEFENSES.make(_spec(node.document["defense"])).code()
+        return source_hash(fit, defense, network, *chosen)
+
+    def _model(self, fit_id: str) -> Document:
+        return {"fit": fit_id, "source": self._sources[fit_id], "weights": self.models[fit_id]}
+
+    def _sample_document(self, count: int | None, seed: int) -> Document:
+        if (count, seed) not in self._samples:
+            ids = self.data.sources(count, seed)
+            chosen = Split(self.data.test.x[ids], self.data.test.y[ids])
+            self._samples[count, seed] = {
+                "count": len(ids),
+                "ids": digest(ids.tolist()),
+                "inputs": digest(hashes(chosen.x)),
+            }
+        return self._samples[count, seed]
+
+
+def _count(number: int | str) -> int | None:
+    return None if number == "all" else int(number)
+
+
+def _most(document: Document, data: Dataset) -> int | None:
+    count = _count(document["samples"])
+    return None if count is None else min(count, len(data.test))
+
+
+def check_files(plan: Plan) -> None:
+    """Raise UserError where a defense or an attack of ``plan`` names a file that is not there."""
+    for node in plan.nodes:
+        if node.kind != "probe":
+            _files(plugin_of(node))
+
+
+def plugin_of(node: Node) -> Defense | Attack:
+    """Return the defense of a fit, the attack of a cell."""
+    if node.kind == "cell":
+        return registry.ATTACKS.make(_spec(node.document["attack"]))
+    return registry.DEFENSES.make(_spec(node.document["defense"]))
+
+
+def _files(plugin: Defense | Attack) -> Document:
+    # Only where there are any: the keys of all other nodes stay what they were.
+    hashes = {str(path): _file_hash(plugin, path) for path in plugin.files()}
+    return {"files": hashes} if hashes else {}
+
+
+def _file_hash(plugin: Defense | Attack, path: Path) -> str:
+    try:
+        return file_hash(path)
+    except OSError as error:
+        raise UserError(
+            f"{type(plugin).__name__} needs the file {str(path)!r}, which cannot be read: "
+            f"{error.strerror}; a relative path starts at the current folder, {str(Path.cwd())!r}"
+        ) from error
+
+
+def _spec(document: Document) -> Spec:
+    return Spec(document["name"], document["params"])

@@ -1,0 +1,68 @@
+"""From a matrix and options to all that a run needs, checked before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.base.files import default_cache
+from bench.base.types import Spec, UserError
+from bench.plan.graph import Plan
+from bench.plan.options import RunOptions, plan_of
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import DataSettings
+from bench.plugins.data import Dataset
+from bench.runner.keys import check_files
+from bench.runner.task import Settings
+
+
+def prepare(
+    matrix: str | Path | dict[str, Any], options: RunOptions
+) -> tuple[Plan, Settings, Dataset]:
+    """Load plugins and data, plan, and check all that can be checked before anything runs.
+
+    Raises UserError for a mistake in the matrix, the options or the data.
+    """
+    doors.load_plugins(options.plugin)
+    plan = plan_of(matrix, options)
+    cache = (options.cache_dir or default_cache()).absolute()
+    data_dir = options.data_dir.absolute() if options.data_dir else None
+    settings = Settings(
+        run=(options.out or Path("runs") / f"{plan.matrix.name}-{plan.dataset['name']}").absolute(),
+        cache=cache,
+        data=DataSettings(data_dir, cache, options.offline),
+        device=choose_device(options.device),
+        plugins=tuple(_absolute(item) for item in options.plugin),
+    )
+    source = registry.DATASETS.make(Spec(plan.dataset["name"], plan.dataset["params"]))
+    data = source.load(settings.data)
+    check_files(plan)
+    network = registry.NETWORKS.make(Spec(plan.network["name"], plan.network["params"]))
+    try:
+        network.build(data.info)
+    except ValueError as error:
+        raise UserError(f"network {plan.network['name']!r}: {error}") from error
+    if plan.matrix.sources != "all":
+        data.sources(plan.matrix.sources, plan.matrix.source_seed)
+    return plan, settings, data
+
+
+def _absolute(plugin: str) -> str:
+    return str(Path(plugin).absolute()) if plugin.endswith(".py") or "/" in plugin else plugin
+
+
+def choose_device(device: str) -> str:
+    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names; raises UserError."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise UserError(f"unknown device {device!r}: valid: auto, cpu, cuda, cuda:N")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {device!r} was asked for and torch sees {torch.cuda.device_count()} GPUs"
+        )
+    return device

@@ -1,0 +1,194 @@
+"""Carry out a plan: reuse what stands, run the rest, and let no failure end the others."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+import filelock
+
+from bench.base.files import STALE, check, locked, read_json, sweep, write_json
+from bench.base.fingerprint import digest
+from bench.base.types import DamagedError, Document, Outcome, Spec, UserError
+from bench.evidence.folder import SCHEMA, RunFolder
+from bench.plan.graph import Node, Plan
+from bench.plugins import registry
+from bench.plugins.contracts import Defense
+from bench.plugins.data import Dataset
+from bench.runner.keys import Keys
+from bench.runner.processes import LocalExecutor
+from bench.runner.task import Report, Settings, Task
+from bench.runner.worker import make_defense
+
+Observer = Callable[[Node, Report, bool], None]
+"""Called as each node ends: the node, its report, whether it was reused."""
+
+
+def no_observer(node: Node, report: Report, reused: bool) -> None:
+    """Watch nothing."""
+
+
+@dataclass
+class Progress:
+    """Where a run stands: how each node ended, and the weights that finished fits left."""
+
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    traces: dict[str, str] = field(default_factory=dict)
+
+
+def execute(
+    plan: Plan,
+    data: Dataset,
+    settings: Settings,
+    executor: LocalExecutor,
+    observer: Observer = no_observer,
+    fresh: bool = False,
+) -> Progress:
+    """Run every node of ``plan`` into ``settings.run``; ``fresh`` reuses nothing of that folder.
+
+    Raises UserError where the folder is in use or cannot be written.
+    """
+    folder = RunFolder(settings.run)
+    folder.prepare()
+    with _exclusive(folder):
+        folder.sweep()
+        sweep(settings.cache / "fits", STALE)
+        write_json(folder.top("plan.json"), {"schema": SCHEMA, **plan.document()})
+        progress = Progress()
+        keys = Keys(data, settings.device_class, progress.weights)
+        run = _Run(plan, folder, keys, executor, observer, progress, fresh)
+        run.drive()
+    return progress
+
+
+@contextmanager
+def _exclusive(folder: RunFolder) -> Iterator[None]:
+    try:
+        with locked(folder.top(".lock"), timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise UserError(
+            f"another run is writing {folder.root}: wait for it, or choose another --out"
+        ) from error
+
+
+@dataclass
+class _Run:
+    plan: Plan
+    folder: RunFolder
+    keys: Keys
+    executor: LocalExecutor
+    observer: Observer
+    progress: Progress
+    fresh: bool
+
+    def __post_init__(self) -> None:
+        self.fits = {node.id: node for node in self.plan.of("fit")}
+
+    def drive(self) -> None:
+        """Submit nodes as what they need is done, fits first, until none is left."""
+        # Fits first: everything else waits for them.
+        waiting = sorted(self.plan.nodes, key=lambda node: node.kind != "fit")
+        running: dict[concurrent.futures.Future[Report], Node] = {}
+        while waiting or running:
+            for node in [node for node in waiting if self._ready(node)]:
+                if len(running) >= self.executor.workers:
+                    break
+                waiting.remove(node)
+                task = self._settle(node)
+                if task is not None:
+                    running[self.executor.submit(task)] = node
+            finished, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in finished:
+                self._finish(running.pop(future), self.executor.report(future))
+
+    def _ready(self, node: Node) -> bool:
+        return all(need in self.progress.outcomes for need in node.needs.values())
+
+    def _settle(self, node: Node) -> Task | None:
+        """Return the task of ``node``, or None where it needs none: reused, skipped, hopeless."""
+        for need in node.needs.values():
+            outcome = self.progress.outcomes[need]
+            if outcome.status != "done":
+                self._finish(node, Report(Outcome("failed", f"its fit failed: {outcome.reason}")))
+                return None
+        if node.kind == "cell" and (reason := incompatible(self.fits, node)):
+            self._finish(node, Report(Outcome("skipped", reason)))
+            return None
+        key = self.keys.of(node)
+        if not self.fresh and self._stands(node, key):
+            self._finish(node, Report(Outcome("done")), reused=True)
+            return None
+        return Task(node.id, node.kind, node.document, dict(node.needs), key)
+
+    def _stands(self, node: Node, key: Document) -> bool:
+        """Whether the folder holds this node's evidence, made of the same things, undamaged."""
+        try:
+            if node.kind == "fit":
+                document = read_json(self.folder.model(node.id))
+                check(self.folder.weights(node.id), document["weights"])
+                return _made_of(document, key)
+            path = (self.folder.probe if node.kind == "probe" else self.folder.cell)(node.id)
+            document = read_json(path)
+            for name in FILES[node.kind]:
+                check(path.with_suffix(SUFFIXES[name]), document["files"][name])
+            done = Outcome(**document["outcome"]).status == "done"
+            return done and _made_of(document, key)
+        except (DamagedError, KeyError, TypeError):
+            return False
+
+    def _put_aside(self, node: Node, outcome: Outcome) -> None:
+        """Say how a cell ended; an earlier document of a fit or a probe must not speak for it."""
+        if node.kind == "cell":
+            document = {"id": node.id, "outcome": asdict(outcome), "document": node.document}
+            write_json(self.folder.cell(node.id), document)
+            return
+        path = self.folder.model(node.id) if node.kind == "fit" else self.folder.probe(node.id)
+        path.unlink(missing_ok=True)
+
+    def _finish(self, node: Node, report: Report, reused: bool = False) -> None:
+        self.progress.outcomes[node.id] = report.outcome
+        if report.outcome.status == "done" and node.kind == "fit":
+            self.progress.weights[node.id] = read_json(self.folder.model(node.id))["weights"]
+        if report.outcome.status != "done":
+            self._put_aside(node, report.outcome)
+        if not reused and report.seconds:
+            self.progress.seconds[node.id] = report.seconds
+            self.progress.seconds.update(report.timings)
+        if report.trace:
+            self.progress.traces[node.id] = report.trace
+        self.observer(node, report, reused)
+
+
+def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:
+    """Return why a cell is skipped, or None where its attack and its defense go together."""
+    defense = make_defense(fits[node.needs["model"]].document)
+    attack = registry.ATTACKS.make(_spec(node.document["attack"]))
+    if reason := attack.unavailable():
+        return reason
+    adaptive = type(defense).surrogate is not Defense.surrogate
+    if attack.access == "gradients" and not defense.differentiable and not adaptive:
+        return "the attack needs gradients, and the defense declares none and no surrogate"
+    return None
+
+
+def _made_of(document: Document, key: Document) -> bool:
+    return bool(digest(document["key"]) == document["evidence"] == digest(key))
+
+
+FILES = {"probe": ("records",), "cell": ("records", "inputs")}
+"""What lies beside the document of a node, by kind."""
+
+SUFFIXES = {"records": ".parquet", "inputs": ".safetensors"}
+
+
+def _spec(document: Mapping[str, object]) -> Spec:
+    params = document["params"]
+    assert isinstance(params, Mapping)
+    return Spec(str(document["name"]), params)

@@ -1,0 +1,49 @@
+"""What goes to a worker and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.base.types import Document, Outcome
+from bench.plan.graph import Kind
+from bench.plugins.contracts import DataSettings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every worker of a run shares."""
+
+    run: Path
+    cache: Path
+    data: DataSettings
+    device: str = "cpu"
+    plugins: tuple[str, ...] = ()
+
+    @property
+    def device_class(self) -> str:
+        """``cpu`` or ``cuda``: the number of a GPU does not change a result."""
+        return self.device.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One node to run. ``needs`` names fits by role; ``key`` is stored as the node's evidence."""
+
+    id: str
+    kind: Kind
+    document: Document
+    needs: Mapping[str, str]
+    key: Document
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a task ended, what it took, and the traceback where it raised."""
+
+    outcome: Outcome
+    seconds: float = 0.0
+    cached: bool = False
+    trace: str | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)

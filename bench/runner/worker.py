@@ -1,0 +1,312 @@
+"""What a worker process does with one node of the plan: it gets specs, never instances."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.base.files import (
+    check,
+    locked,
+    place,
+    read_json,
+    read_tensors,
+    write_json,
+    write_records,
+    write_tensors,
+    writing,
+)
+from bench.base.fingerprint import digest
+from bench.base.types import DamagedError, Document, Outcome, Spec, UserError
+from bench.evidence.folder import RunFolder
+from bench.measure.cell import Sources, attack_sources
+from bench.measure.probes import Probe, Samples, probe
+from bench.measure.query import ContractError, predict
+from bench.plugins import discovery as doors
+from bench.plugins import registry
+from bench.plugins.contracts import AttackContext, Defense
+from bench.plugins.data import Dataset
+from bench.plugins.recipes import find_recipe
+from bench.runner.task import Report, Settings, Task
+from bench.training.fit import build, derive_seed, fit
+from bench.training.loop import DivergedError
+
+
+def initialise(settings: Settings) -> None:
+    """Make this process a worker: one thread, no Ctrl-C, deterministic, output to a log."""
+    global _worker, _broken  # noqa: PLW0603 (one worker a process, made when the process starts)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends a run, not the terminal
+    try:
+        with writing(settings.run / "workers.log"):
+            _redirect(settings.run / "workers.log")
+        prepare_torch()
+        doors.load_plugins(settings.plugins)
+        _worker = Worker(settings)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
+        # Kept for the first task: a process that dies here is replaced by one that dies here.
+        _broken = Report(Outcome("failed", f"its worker process cannot start: {reason_of(error)}"))
+
+
+_worker: Worker | None = None
+
+_broken: Report | None = None
+
+
+def prepare_torch() -> None:
+    """One CPU thread, deterministic kernels, no TF32: the same numbers every time."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(1)
+    # A warning in the log, not an error: on a GPU some plain layers have no deterministic backward.
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # A debugging aid of the deterministic mode: it fills every new tensor with NaN first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+
+
+def run_task(task: Task) -> Report:
+    """Run ``task`` in this worker process. An error of a plugin is a value: a failed outcome."""
+    if _broken is not None:
+        return _broken
+    assert _worker is not None, "initialise was not called"
+    return _worker.run(task)
+
+
+def _redirect(log: Path) -> None:
+    # Plugins print; the run's progress bar must survive it.
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+class Worker:
+    """Runs tasks against one data set, kept in memory on the device."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = RunFolder(settings.run)
+        self.device = torch.device(settings.device)
+        self._data: dict[str, Dataset] = {}
+        self._timings: dict[str, float] = {}
+
+    def run(self, task: Task) -> Report:
+        """Run one task, and write what it leaves."""
+        start = time.perf_counter()
+        seed = int(digest({"seed": task.document.get("seed", 0), "node": task.id})[:8], 16)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        cached = False
+        self._timings = {}
+        try:
+            for path, checksum in task.key.get("files", {}).items():
+                check(Path(path), checksum)  # as it was when the key was made
+            if task.kind == "fit":
+                cached = self._fit(task)
+            elif task.kind == "probe":
+                self._probe(task)
+            else:
+                self._cell(task)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
+            outcome = Outcome("failed", reason_of(error))
+            return Report(outcome, time.perf_counter() - start, trace=traceback.format_exc())
+        seconds = time.perf_counter() - start
+        return Report(Outcome("done"), seconds, cached, timings=self._timings)
+
+    def load_model(self, fit_id: str) -> tuple[Defense, nn.Module]:
+        """Rebuild a fitted model from the run's folder; raises DamagedError where it is torn."""
+        document = read_json(self.folder.model(fit_id))
+        weights = read_tensors(self.folder.weights(fit_id), document["weights"])
+        return self._assemble(document["key"]["document"], weights)
+
+    def data(self, document: Document) -> Dataset:
+        """Return the data set of a document, loaded once, on the device."""
+        name = digest(document)
+        if name not in self._data:
+            source = registry.DATASETS.make(Spec(document["name"], document["params"]))
+            self._data[name] = source.load(self.settings.data).to(self.device)
+        return self._data[name]
+
+    def sources(self, document: Document, data: Dataset) -> Sources:
+        """Return the images that a cell of ``document`` attacks."""
+        count, seed = document["sources"], document["source_seed"]
+        ids = data.sources(None if count == "all" else count, seed).to(self.device)
+        return Sources(ids, data.test.x[ids], data.test.y[ids], seed)
+
+    def probe(self, model: nn.Module, document: Document, data: Dataset) -> Probe:
+        """Measure ``model`` as a probe's ``document`` says."""
+        gradients, sources = (
+            None if document[name] == "all" else document[name] for name in ("samples", "sources")
+        )
+        return probe(model, data, Samples(gradients, sources, document["source_seed"]))
+
+    def _assemble(
+        self, document: Document, weights: Mapping[str, torch.Tensor]
+    ) -> tuple[Defense, nn.Module]:
+        defense = make_defense(document)
+        network = registry.NETWORKS.make(_spec(document["network"]))
+        model = build(
+            defense, network, self.data(document["dataset"]), self._fitted(document["requires"])
+        )
+        model.load_state_dict(weights)
+        return defense, model
+
+    def _fitted(self, needs: Mapping[str, str]) -> Mapping[str, nn.Module]:
+        return _Fitted(self, needs)
+
+    def _fit(self, task: Task) -> bool:
+        stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
+        # One process learns, the others wait; the operating system frees a dead one's lock.
+        with locked(stored.with_name(f"{stored.name}.lock")):
+            weights = _cached_weights(stored)
+            cached = weights is not None
+            if weights is None:
+                weights = self._learn(task, stored)
+        place(stored, self.folder.weights(task.id))
+        document = {
+            "id": task.id,
+            "outcome": asdict(Outcome("done")),
+            "weights": weights,
+            "evidence": digest(task.key),
+            "key": task.key,
+        }
+        write_json(self.folder.model(task.id), document)
+        return cached
+
+    def _learn(self, task: Task, stored: Path) -> str:
+        document = task.document
+        name = document["defense"]["name"]
+        data, fitted = self.data(document["dataset"]), self._fitted(task.needs)
+        start = time.perf_counter()
+        model = fit(
+            make_defense(document),
+            registry.NETWORKS.make(_spec(document["network"])),
+            data,
+            find_recipe(document["recipe"]["name"]),
+            derive_seed(document["seed"], name),
+            fitted,
+            registry.ATTACKS.make,
+        )
+        self._timings[f"training:{task.id}"] = time.perf_counter() - start
+        broken = [
+            key for key, value in model.state_dict().items() if not torch.isfinite(value).all()
+        ]
+        if broken:
+            raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
+        weights = write_tensors(stored, model.state_dict())
+        write_json(stored.with_suffix(".json"), {"weights": weights, "key": task.key})
+        return weights
+
+    def _probe(self, task: Task) -> None:
+        _, model = self.load_model(task.needs["model"])
+        data = self.data(self._fit_document(task)["dataset"])
+        found = self.probe(model, task.document, data)
+        self._timings[f"inference:{task.needs['model']}"] = _inference(model, data)
+        path = self.folder.probe(task.id)
+        files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
+        size = {"parameters": sum(weight.numel() for weight in model.parameters())}
+        write_json(path, {**_node_document(task, files), "errors": found.errors, **size})
+
+    def _cell(self, task: Task) -> None:
+        defense, model = self.load_model(task.needs["model"])
+        data = self.data(self._fit_document(task)["dataset"])
+        attack = registry.ATTACKS.make(_spec(task.document["attack"]))
+        sources = self.sources(task.document, data)
+        context = AttackContext(data.info, sources.seed, self._fitted(task.document["requires"]))
+        surrogate = defense.surrogate(model) if attack.access == "gradients" else None
+        evidence = attack_sources(model, attack, sources, context, surrogate)
+        path = self.folder.cell(task.id)
+        files = {
+            "inputs": write_tensors(path.with_suffix(".safetensors"), {"x_adv": evidence.x_adv}),
+            "records": write_records(path.with_suffix(".parquet"), evidence.records),
+        }
+        queries = {"forwards": evidence.forwards, "backwards": evidence.backwards}
+        write_json(path, {**_node_document(task, files), "queries": queries})
+
+    def _fit_document(self, task: Task) -> Document:
+        document: Document = read_json(self.folder.model(task.needs["model"]))["key"]["document"]
+        return document
+
+
+class _Fitted(Mapping[str, nn.Module]):
+    """The fitted models that a plugin requires, rebuilt when asked for."""
+
+    def __init__(self, worker: Worker, needs: Mapping[str, str]) -> None:
+        self.worker = worker
+        self.needs = needs
+        self._models: dict[str, nn.Module] = {}
+
+    def __getitem__(self, role: str) -> nn.Module:
+        if role not in self._models:
+            self._models[role] = self.worker.load_model(self.needs[role])[1]
+        return self._models[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.needs)
+
+    def __len__(self) -> int:
+        return len(self.needs)
+
+
+def _inference(model: nn.Module, data: Dataset) -> float:
+    """Return the seconds of a pass over up to 1,000 test images: the median of five, once warm."""
+    x, seconds = data.test.x[:1000], []
+    for _ in range(6):
+        start = time.perf_counter()
+        predict(model, x, data.info.classes)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def make_defense(document: Document) -> Defense:
+    """Return the defense of a fit's document."""
+    return registry.DEFENSES.make(_spec(document["defense"]))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error as one line: its message where it is ours, else with its type."""
+    message = " ".join(str(error).split())
+    if isinstance(error, UserError | ContractError | DivergedError | DamagedError):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def _spec(document: Document) -> Spec:
+    return Spec(document["name"], document["params"])
+
+
+def _node_document(task: Task, files: Mapping[str, str]) -> Document:
+    return {
+        "id": task.id,
+        "outcome": asdict(Outcome("done")),
+        "evidence": digest(task.key),
+        "files": dict(files),
+        "key": task.key,
+    }
+
+
+def _cached_weights(stored: Path) -> str | None:
+    try:
+        weights: str = read_json(stored.with_suffix(".json"))["weights"]
+        check(stored, weights)
+    except (DamagedError, KeyError, TypeError):
+        return None  # missing, torn or damaged: it is learnt again, never trusted
+    return weights

@@ -1,0 +1,1 @@
+"""From records to a verdict: rates, flags, survivors, the rule."""

@@ -1,0 +1,223 @@
+"""The evaluation suspects itself: figures that make a result doubtful.
+
+Flags are of three kinds by what they look at: one record set (``cell_flags``), one model
+(``model_flags``), and a group of sibling cells (``bench.verdict.panel_flags``). Thresholds, and the
+honest networks on which they were measured: docs/verdict.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.base.types import Document, Flag, Suspicions, ThreatModel
+from bench.plugins.contracts import NOT_SUBMITTED
+
+FEW_SOURCES = 60
+"""Below this many sources no verdict is given, and below as many correct ones a cell says so."""
+
+NO_OP_SHARE = 0.1
+"""Above this share of attempts that changed nothing, the attack did not do its work."""
+
+ZERO_SHARE = 0.1
+COSINE = 0.9
+PROBABILITIES = 0.5
+ACCURACY_LOSS = 0.1
+"""Of one model: thresholds of its gradients, its outputs and its clean accuracy."""
+
+
+def cell_flags(summary: Document, probe: Document, threat: ThreatModel, classes: int) -> list[Flag]:
+    """Return what is suspicious about one cell, given its metrics and its model's."""
+    found = [
+        _invalid(summary),
+        _no_op(summary, threat),
+        _not_submitted(summary),
+        _chance(probe, classes),
+        _few(summary),
+    ]
+    return [flag for flag in found if flag is not None]
+
+
+def _invalid(summary: Document) -> Flag | None:
+    count, attempts = summary["invalid"], summary["attempts"]
+    if not count:
+        return None
+    return Flag(
+        "invalid-output", "error", count / attempts, 0.0,
+        f"{count} of {attempts} outputs are not finite, leave the box or exceed the budget, "
+        "and count as failures",
+        "mend the attack: its own report of success cannot be trusted",
+    )  # fmt: skip
+
+
+def _no_op(summary: Document, threat: ThreatModel) -> Flag | None:
+    # An attack that says why it stopped has run, and a minimum-norm attack returns the source
+    # where it fails; any other that changes nothing had no gradient, or mistook its labels.
+    count, attempts = summary["no_op"], summary["attempts"]
+    explained = summary["stop_reasons"] is not None or threat.budget is None
+    if explained or not count or count / attempts <= NO_OP_SHARE:
+        return None
+    return Flag(
+        "no-op", "warning", count / attempts, NO_OP_SHARE,
+        f"{count} of {attempts} attempts changed nothing at all",
+        "look for a gradient of exactly zero (attack the log-odds), or for labels that are "
+        "taken for targets",
+    )  # fmt: skip
+
+
+def _not_submitted(summary: Document) -> Flag | None:
+    count, attempts = (summary["stop_reasons"] or {}).get(NOT_SUBMITTED, 0), summary["attempts"]
+    if not count:
+        return None
+    return Flag(
+        "not-submitted", "warning", count / attempts, 0.0,
+        f"{count} of {attempts} attempts have no submitted input and count as failures",
+        "submit an input for every attempt (sample_ids are indices in the test split), or read "
+        "the success rate as a lower bound",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the flags on a model are made of.
+
+    ``model``: its row of ``models.json``; ``classes``: of the data set; ``stochastic``: whether
+    the defense declares it; ``adaptive``: whether it offers a surrogate for gradient attacks;
+    ``reference``: the accuracy of the undefended network of the same seed, None without one.
+    """
+
+    model: Document
+    classes: int
+    stochastic: bool = False
+    adaptive: bool = False
+    reference: float | None = None
+
+
+MODEL_FLAGS = (
+    "zero-gradient", "gradient-direction", "stochastic", "probabilities", "chance", "accuracy-loss",
+)  # fmt: skip
+
+
+def model_flags(facts: ModelFacts) -> Suspicions:
+    """Return what is suspicious about one fitted model, and what could not be looked at."""
+    model = facts.model
+    if model["status"] != "done":
+        reason = "nothing was measured on the model: its fit or its probe failed"
+        return Suspicions((), dict.fromkeys(MODEL_FLAGS, reason))
+    found = [
+        _zero_gradient(model),
+        _direction(model),
+        _stochastic(facts),
+        _probabilities(model),
+        _chance(model, facts.classes),
+        _accuracy_loss(facts),
+    ]
+    return Suspicions(tuple(flag for flag in found if flag), _unknown(facts))
+
+
+def _unknown(facts: ModelFacts) -> dict[str, str]:
+    gradients, errors = facts.model["gradients"], facts.model["errors"]
+    reasons = {}
+    if gradients["zero_share"] is None:
+        reasons["zero-gradient"] = errors.get("gradients", "no source was measured")
+    if gradients["cosine_median"] is None:
+        reasons["gradient-direction"] = errors.get(
+            "gradients", errors.get("float64", "no source was measured")
+        )
+    if facts.reference is None or facts.model["accuracy"] is None:
+        reasons["accuracy-loss"] = "needs the undefended network of the same seed"
+    return reasons
+
+
+def _zero_gradient(model: Document) -> Flag | None:
+    share = model["gradients"]["zero_share"]
+    if share is None or share < ZERO_SHARE:
+        return None
+    return Flag(
+        "zero-gradient", "warning", share, ZERO_SHARE,
+        f"the cross-entropy gradient is exactly zero on {share:.0%} of the sources",
+        "attack the log-odds, or a surrogate that has a gradient",
+        tuple(model["gradients"]["zero_samples"]),
+    )  # fmt: skip
+
+
+def _direction(model: Document) -> Flag | None:
+    cosine = model["gradients"]["cosine_median"]
+    if cosine is None or cosine >= COSINE:
+        return None
+    return Flag(
+        "gradient-direction", "warning", cosine, COSINE,
+        f"the float32 cross-entropy gradient and the float64 log-odds gradient have a median "
+        f"cosine of {cosine:.3f}",
+        "attack the log-odds: what the deployed output's gradient points at is rounding",
+    )  # fmt: skip
+
+
+def _stochastic(facts: ModelFacts) -> Flag | None:
+    gradients = facts.model["gradients"]
+    share = gradients["answers_differ"] or 0.0
+    if not share and not facts.stochastic:
+        return None
+    return Flag(
+        "stochastic", "info" if facts.adaptive else "warning", share, 0.0,
+        f"the same query answers differently on {share:.0%} of the sources"
+        + (", as declared" if facts.stochastic else ", which is not declared"),
+        "the defense's surrogate was attacked; repeat with other attack seeds"
+        if facts.adaptive
+        else "give the defense a surrogate that averages at least 20 draws, and attack that",
+        tuple(gradients["answers_differ_samples"]),
+    )  # fmt: skip
+
+
+def _probabilities(model: Document) -> Flag | None:
+    share = model["probabilities"]
+    if share is None or share < PROBABILITIES:
+        return None
+    return Flag(
+        "probabilities", "error", share, PROBABILITIES,
+        f"the outputs of {share:.0%} of the test images are not negative and sum to one: they "
+        "look like probabilities, where logits are due",
+        "return logits: a softmax is applied to what the model answers",
+    )  # fmt: skip
+
+
+def _accuracy_loss(facts: ModelFacts) -> Flag | None:
+    accuracy = facts.model["accuracy"]
+    if accuracy is None or facts.reference is None or facts.reference - accuracy < ACCURACY_LOSS:
+        return None
+    return Flag(
+        "accuracy-loss", "info", facts.reference - accuracy, ACCURACY_LOSS,
+        f"clean accuracy {accuracy:.1%} where the undefended network has {facts.reference:.1%}",
+        "read robustness beside accuracy: what is misclassified already needs no attack",
+    )  # fmt: skip
+
+
+def chance(classes: int) -> float:
+    """Return the accuracy up to which a model counts as guessing among ``classes``.
+
+    Not distinguishable from always naming one class: twice 1 / classes leaves room for uneven
+    classes and is far below any network that has learnt.
+    """
+    return min(2 / classes, 0.5 + 0.5 / classes)
+
+
+def _chance(probe: Document, classes: int) -> Flag | None:
+    threshold = chance(classes)
+    accuracy = probe.get("accuracy")  # none where the probe failed
+    if accuracy is None or accuracy > threshold:
+        return None
+    return Flag(
+        "chance", "error", accuracy, threshold,
+        f"clean accuracy {accuracy:.1%} is at chance: there is nothing to defend",
+        "train longer or with another recipe; no robustness can be read off this row",
+    )  # fmt: skip
+
+
+def _few(summary: Document) -> Flag | None:
+    count = summary["correct_sources"]
+    if count >= FEW_SOURCES:
+        return None
+    return Flag(
+        "few-sources", "info", count, FEW_SOURCES,
+        f"only {count} correctly classified sources were attacked",
+        "raise --sources before comparing rows",
+    )  # fmt: skip

@@ -1,0 +1,160 @@
+"""The rule that turns what was measured into a verdict, in its order. Reasons: docs/verdict.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bench.verdict.flags import FEW_SOURCES
+from bench.verdict.paired import Pairs, agresti_min, needed
+
+Verdict = Literal["inconclusive", "masked", "broken", "holds"]
+
+MARGIN = 0.1
+"""δ: what a defense must gain over the undefended network (two twins differ by up to 0.07)."""
+
+POWER = 0.2
+"""The panel has power at a budget where it leaves the undefended network at most this accuracy."""
+
+SEEDS = 3
+"""Training seeds that ``holds`` needs."""
+
+BLOCKING = ("chance", "probabilities", "stochastic")
+"""Flags after which nothing can be said (``stochastic``: as a warning, without a surrogate)."""
+
+MASKING = ("naive-beaten", "log-odds-beats-probs", "black-box-beats-gradient")
+"""Flags that say that an attack fails by itself."""
+
+SUSPICIOUS = ("zero-gradient", "gradient-direction", "unbounded-budget")
+"""Flags that mask where the defense would hold otherwise."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rule looks at, for one model at one budget.
+
+    ``pairs``: sources that survive on the defended and on the undefended model, None where either
+    is unknown. ``reference``: W_U, the accuracy left on the undefended model. ``missing``: panel
+    cells of either model that failed, were skipped or changed nothing, in words. ``warnings``: ids
+    of the flags that warn; ``not_evaluated``: of those that could not be looked at.
+    """
+
+    sources: int
+    pairs: Pairs | None
+    reference: float | None
+    missing: Sequence[str] = ()
+    warnings: frozenset[str] = frozenset()
+    not_evaluated: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, the number of the rule that gave it, and why.
+
+    ``broken_too``: of a masked defense, that it is also broken. ``sources_needed``: how many
+    sources would settle what too few left open.
+    """
+
+    verdict: Verdict
+    rule: int
+    why: str
+    broken_too: bool = False
+    sources_needed: int | None = None
+
+
+def judge(facts: Facts) -> Judgement:
+    """Return the verdict on one model: the first of the five rules that applies."""
+    reason = _unjudgeable(facts)
+    if reason or facts.pairs is None:
+        return Judgement("inconclusive", 1, reason or "no source was attacked")
+    low, high = agresti_min(facts.pairs)
+    broken = high <= MARGIN
+    delta = f"Δ = {_points(facts.pairs.delta)} [{_points(low)}, {_points(high)}] points"
+    if masked := sorted(facts.warnings & set(MASKING)):
+        return Judgement("masked", 2, f"flag {', '.join(masked)}; {delta}", broken)
+    if broken:
+        return Judgement("broken", 3, f"{delta}: the upper end is at most {_points(MARGIN)}")
+    if low < MARGIN:
+        why = f"{delta}: the interval spans {_points(MARGIN)}"
+        return Judgement("inconclusive", 5, why, sources_needed=needed(facts.pairs, MARGIN))
+    return _gained(facts, delta)
+
+
+def _gained(facts: Facts, delta: str) -> Judgement:
+    """Return the verdict on a gain that is beyond the margin: it holds where nothing speaks up."""
+    if seen := sorted(facts.warnings & set(SUSPICIOUS)):
+        return Judgement("masked", 2, f"{delta} would hold, but for flag {', '.join(seen)}")
+    doubts = [f"flag {name}" for name in sorted(facts.warnings)]
+    doubts += [f"{name} was not evaluated" for name in sorted(facts.not_evaluated)]
+    if doubts:
+        return Judgement("inconclusive", 5, f"{delta} would hold, but for {', '.join(doubts)}")
+    return Judgement("holds", 4, f"{delta}: the lower end is at least {_points(MARGIN)}")
+
+
+def _unjudgeable(facts: Facts) -> str | None:
+    """Return why nothing can be said, or None."""
+    reasons = []
+    if facts.sources < FEW_SOURCES:
+        reasons.append(f"{facts.sources} sources, and a verdict needs {FEW_SOURCES}")
+    if facts.missing:
+        reasons.append(f"the panel is incomplete: {'; '.join(facts.missing)}{_so_far(facts)}")
+    if facts.reference is None:
+        reasons.append("the undefended network was not attacked")
+    elif facts.reference > POWER:
+        left, most = _points(facts.reference), _points(POWER)
+        reasons.append(
+            f"the panel leaves the undefended network {left} %, and has power below {most} %"
+        )
+    reasons += [f"flag {name}" for name in BLOCKING if name in facts.warnings]
+    return "; ".join(reasons) or None
+
+
+def _so_far(facts: Facts) -> str:
+    # What has been shown stays shown: a missing attack could only break more of the sources.
+    if facts.pairs is None or agresti_min(facts.pairs)[1] > MARGIN:
+        return ""
+    return " (what did run leaves no gain over the undefended network)"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.0f}"
+
+
+@dataclass(frozen=True)
+class Combined:
+    """The verdict over all training seeds: ``label`` is what a table shows.
+
+    ``per_seed``: one judgement a seed.
+    """
+
+    label: str
+    verdict: Verdict
+    rule: int
+    why: str
+    sources_needed: int | None
+    per_seed: Sequence[Judgement] = field(default=())
+
+
+def combine(judgements: Sequence[Judgement]) -> Combined:
+    """Return the verdict over training seeds: the first rule, in their order, that any seed meets.
+
+    So one seed is enough to mask or to break a defense, and it holds where it holds at every one:
+    at fewer than three that is said beside it.
+    """
+    order = sorted(judgements, key=lambda item: (item.rule == 4, item.rule))
+    first = order[0]
+    needs = [item.sources_needed for item in judgements if item.sources_needed is not None]
+    label: str = first.verdict
+    if first.verdict == "masked" and any(item.broken_too or item.rule == 3 for item in judgements):
+        label = "masked, broken"
+    if first.verdict == "holds" and len(judgements) < SEEDS:
+        label = "holds (one seed)" if len(judgements) == 1 else "holds (two seeds)"
+    return Combined(
+        label,
+        first.verdict,
+        first.rule,
+        first.why,
+        max(needs) if needs and first.rule == 5 else None,
+        tuple(judgements),
+    )

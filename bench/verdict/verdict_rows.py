@@ -1,0 +1,274 @@
+"""Verdicts as rows: one a defense, norm and budget, over all training seeds of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bench.base.fingerprint import digest
+from bench.base.types import DataInfo, Document, Suspicions
+from bench.evidence.cells import Trial
+from bench.plan.matrix import MatrixConfig
+from bench.plan.panel import REFERENCE, Entry, Panel
+from bench.plugins import registry
+from bench.verdict.paired import Pairs, agresti_min, pairs
+from bench.verdict.panel_flags import panel_flags
+from bench.verdict.ranking import rank_ranges, widest
+from bench.verdict.rates import wilson
+from bench.verdict.rule import POWER, Facts, Judgement, combine, judge
+from bench.verdict.survivors import Subject
+
+WARNING = ("warning", "error")
+"""Severities that warn."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """One fitted model: its row of ``models.json``, its flags, its cells, the rows of its probe."""
+
+    row: Document
+    suspicions: Suspicions
+    trials: Sequence[Trial]
+    probe: pd.DataFrame | None = None
+
+
+def panel_entries(matrix: MatrixConfig, panel: Panel) -> dict[str, Entry]:
+    """Return the entries of ``panel`` by the digest of their attack's document, for look-up."""
+    found: dict[str, Entry] = {}
+    for entry in panel.entries(matrix.effort):
+        document = registry.ATTACKS.document(registry.ATTACKS.make(entry.spec))
+        found.setdefault(digest(document), entry)
+    return found
+
+
+def verdict_rows(
+    matrix: MatrixConfig, info: DataInfo, sources: Sequence[int], models: Sequence[Model]
+) -> list[Document]:
+    """Return one row a defense and budget of every panel of ``matrix``.
+
+    ``sources``: the sample ids that every model was attacked on; ``models``: the fits that have
+    cells, in the order of the plan.
+    """
+    ids = np.asarray(sources, dtype=np.int64)
+    return [
+        row for panel in matrix.panel for row in _Table(matrix, panel, info, ids, models).rows()
+    ]
+
+
+class _Table:
+    """One panel: every defense at every training seed."""
+
+    def __init__(
+        self, matrix: MatrixConfig, panel: Panel, info: DataInfo, ids: npt.NDArray[np.int64],
+        models: Sequence[Model],
+    ) -> None:  # fmt: skip
+        self.matrix = matrix
+        self.panel = panel
+        self.info = info
+        entries = panel_entries(matrix, panel)
+        expected = list(entries.values())
+        self.models: dict[str, dict[int, Model]] = {}
+        self.subjects: dict[str, dict[int, Subject]] = {}
+        for model in models:
+            name, seed = defense_name(model.row), model.row["seed"]
+            trials = [placed(trial, entries) for trial in model.trials]
+            self.models.setdefault(name, {})[seed] = model
+            self.subjects.setdefault(name, {})[seed] = Subject(panel, info, ids, trials, expected)
+        reference = registry.DEFENSES.document(registry.DEFENSES.make(REFERENCE))
+        self.reference = next(
+            (name for name, seeds in self.models.items() if _is(seeds, reference)), None
+        )
+
+    def rows(self) -> list[Document]:
+        """Return the rows, by budget and then by defense."""
+        headline = self._headline()
+        found = []
+        for budget in self.panel.budgets:
+            ranks = self._ranks(budget)
+            for name in self.models:
+                row = self._row(name, budget)
+                found.append({**row, "rank": ranks.get(name), "headline": budget == headline})
+        return found
+
+    def _headline(self) -> float | None:
+        """Return the smallest budget at which the panel has power at every seed."""
+        for budget in self.panel.budgets:
+            left = [self._left(subject, budget) for subject in self._undefended().values()]
+            if left and all(value is not None and value <= POWER for value in left):
+                return budget
+        return None
+
+    def _undefended(self) -> Mapping[int, Subject]:
+        return {} if self.reference is None else self.subjects[self.reference]
+
+    def _left(self, subject: Subject | None, budget: float) -> float | None:
+        """Return the worst case of a model; None where a cell of the panel did not do its work."""
+        if subject is None or subject.missing(budget) or not len(subject.ids):
+            return None
+        return float(subject.survivors(budget).mean())
+
+    def _ranks(self, budget: float) -> dict[str, tuple[int, int]]:
+        complete = {
+            name: seeds
+            for name, seeds in self.subjects.items()
+            if not any(subject.missing(budget) for subject in seeds.values())
+        }
+        seeds = sorted({seed for group in complete.values() for seed in group})
+        by_seed = [
+            rank_ranges(
+                {n: group[seed].survivors(budget) for n, group in complete.items() if seed in group}
+            )
+            for seed in seeds
+        ]
+        return {n: widest([found[n] for found in by_seed if n in found]) for n in complete}
+
+    def _row(self, name: str, budget: float) -> Document:
+        seeds = self.models[name]
+        judged = {seed: self._seed(name, seed, budget) for seed in seeds}
+        verdict: Document = dict.fromkeys(("verdict", "rule", "why", "sources_needed"))
+        verdict["verdict"] = "reference"
+        if name != self.reference:
+            whole = combine([judgement for _, judgement in judged.values()])
+            verdict = {
+                "verdict": whole.label,
+                "rule": whole.rule,
+                "why": whole.why,
+                "sources_needed": whole.sources_needed,
+            }
+        model = next(iter(seeds.values())).row
+        identity = {key: model[key] for key in IDENTITY}
+        place = {"norm": self.panel.norm, "at": budget}
+        threat = self.panel.threat(budget, self.info.features)
+        return {
+            "id": digest({**identity, **place})[:16],
+            **identity,
+            "threat": {"norm": threat.norm, "budget": threat.budget, "unit": threat.unit},
+            "at": _number(self.panel, budget),
+            **verdict,
+            "seeds": [document for document, _ in judged.values()],
+            "curve": self._curve(name) if budget == self.panel.budgets[-1] else None,
+        }
+
+    def _seed(self, name: str, seed: int, budget: float) -> tuple[Document, Judgement]:
+        model, subject = self.models[name][seed], self.subjects[name][seed]
+        reference = self._undefended().get(seed)
+        missing = subject.missing(budget)
+        suspicions = model.suspicions + panel_flags(subject.siblings(budget), missing)
+        table = None
+        if reference is not None and len(subject.ids):
+            table = pairs(subject.survivors(budget), reference.survivors(budget))
+        complete = not missing and reference is not None and not reference.missing(budget)
+        judgement = judge(
+            Facts(
+                sources=len(subject.ids),
+                pairs=table,
+                reference=self._left(reference, budget),
+                missing=(*missing, *_of_undefended(reference, subject, budget)),
+                warnings=_warnings(suspicions, subject.members(budget)),
+                not_evaluated=frozenset(suspicions.not_evaluated),
+            )
+        )
+        gradients = model.row.get("gradients") or {}
+        compared = table if complete and name != self.reference else None
+        document = {
+            "seed": seed,
+            "model": model.row["id"],
+            **self._figures(subject, budget),
+            "undefended": self._left(reference, budget),
+            "delta": None if compared is None else compared.delta,
+            "delta_ci": None if compared is None else _interval(compared),
+            "gradient_cosine": gradients.get("cosine_median"),
+            "zero_share": gradients.get("zero_share"),
+            **subject.queries(budget),
+            **suspicions.document(),
+            "verdict": judgement.verdict if name != self.reference else None,
+            "rule": judgement.rule if name != self.reference else None,
+            "why": judgement.why if name != self.reference else None,
+        }
+        return document, judgement
+
+    def _figures(self, subject: Subject, budget: float) -> Document:
+        """Return worst case, naive accuracy, the drop between them, and who made it."""
+        total, left = len(subject.ids), self._left(subject, budget)
+        naive = subject.naive(budget)
+        easy = None if naive is None or not total else float(naive.mean())
+        harder = self.matrix.effort > 1 and left is not None
+        before = float(subject.survivors(budget, effort=1).mean()) if harder else None
+        return {
+            "sources": total,
+            "worst_case": left,
+            "worst_case_ci": None if left is None else wilson(round(left * total), total),
+            "naive": easy,
+            "drop": _minus(easy, left),
+            "moved": _minus(before, left),
+            "broken_by": subject.breakers(budget),
+        }
+
+    def _curve(self, name: str) -> Document:
+        """Return the worst case of every seed against the budget, beside the undefended one.
+
+        At 0 and at the budgets of the panel: in between, nothing was tried that spends them whole.
+        """
+        grid = [0.0, *self.panel.budgets]
+        groups = {"worst_case": self.subjects[name], "undefended": self._undefended()}
+        curves: dict[str, Any] = {
+            key: {str(seed): self._line(subject, grid) for seed, subject in group.items()}
+            for key, group in groups.items()
+        }
+        return {"at": [_number(self.panel, value) for value in grid], **curves}
+
+    def _line(self, subject: Subject, grid: Sequence[float]) -> list[float] | None:
+        if any(subject.missing(budget) for budget in self.panel.budgets) or not len(subject.ids):
+            return None
+        return [
+            float((subject.survivors(value) if value else subject.correct).mean()) for value in grid
+        ]
+
+
+IDENTITY = ("dataset", "network", "recipe", "defense", "defense_params")
+"""What says which defense a row is about, whatever the seed."""
+
+
+def defense_name(row: Document) -> str:
+    """Return the digest of what says which defense a row is about."""
+    return digest({key: row[key] for key in IDENTITY})
+
+
+def _is(seeds: Mapping[int, Model], defense: Document) -> bool:
+    row = next(iter(seeds.values())).row
+    return {"name": row["defense"], "params": row["defense_params"]} == defense
+
+
+def placed(trial: Trial, entries: Mapping[str, Entry]) -> Trial:
+    """Return ``trial`` with its place in the panel."""
+    document = {"name": trial.row["attack"], "params": trial.row["attack_params"]}
+    return Trial(trial.row, trial.records, trial.access, entries.get(digest(document)))
+
+
+def _of_undefended(reference: Subject | None, subject: Subject, budget: float) -> list[str]:
+    if reference is None or reference is subject:
+        return []
+    return [f"undefended: {why}" for why in reference.missing(budget)]
+
+
+def _warnings(suspicions: Suspicions, members: Sequence[Trial]) -> frozenset[str]:
+    flags = [asdict(flag) for flag in suspicions.flags]
+    flags += [flag for trial in members for flag in trial.row["flags"]]
+    return frozenset(flag["id"] for flag in flags if flag["severity"] in WARNING)
+
+
+def _interval(table: Pairs) -> tuple[float, float]:
+    return agresti_min(table)
+
+
+def _minus(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _number(panel: Panel, budget: float) -> float | int:
+    return int(budget) if panel.norm == "l0" else budget

@@ -1,0 +1,1 @@
+"""Pages of markdown, made of tables and figures."""

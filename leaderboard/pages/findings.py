@@ -1,0 +1,64 @@
+"""``findings.md``: every finding that a run's rows allow, and the figures of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any
+
+from bench.base.types import Results
+from leaderboard.findings.disagreement import disagreement, draw_disagreement
+from leaderboard.findings.distilled import smaller
+from leaderboard.findings.finding import Finding
+from leaderboard.findings.fooling import draw_fooling, fooling
+from leaderboard.findings.linear import draw_linear, linear
+from leaderboard.findings.logits import draw_logits, logits
+from leaderboard.findings.material import Material
+from leaderboard.findings.networks import draw_networks, networks
+from leaderboard.findings.students import draw_students, inheritance, ranking
+from leaderboard.pages.markdown import page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FINDINGS: tuple[Callable[[Results], Finding | None], ...] = (
+    logits,
+    disagreement,
+    inheritance,
+    ranking,
+    smaller,
+    linear,
+    networks,
+    fooling,
+)
+"""In the order of the page; each is None where the run has nothing to say about it."""
+
+DRAWINGS: tuple[Callable[[Results, Material], dict[str, Figure]], ...] = (
+    draw_logits,
+    draw_disagreement,
+    draw_students,
+    draw_linear,
+    draw_networks,
+    draw_fooling,
+)
+
+
+def findings(results: Results, environment: dict[str, Any], drawn: Collection[str]) -> str:
+    """Return the page; ``environment`` as ``environment.json`` holds it.
+
+    ``drawn``: the names of the figures that are there.
+    """
+    found = [finding for of in FINDINGS if (finding := of(results)) is not None]
+    missing = [row for row in results.cells if row["status"] != "done"]
+    return page(
+        "findings.md.j2",
+        findings=found,
+        environment=environment,
+        drawn=drawn,
+        cells=len(results.cells),
+        missing=len(missing),
+    )
+
+
+def draw_findings(results: Results, material: Material) -> dict[str, Figure]:
+    """Return every figure of the findings, by name."""
+    return {name: figure for draw in DRAWINGS for name, figure in draw(results, material).items()}

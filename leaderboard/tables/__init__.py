@@ -1,0 +1,1 @@
+"""Rows of a run made into tables."""

@@ -1,0 +1,227 @@
+"""Rows of ``results.json`` as tables: one a threat model, defenses down, attacks across."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from bench.base.types import ThreatModel
+
+Row = dict[str, Any]
+
+UNDEFINED = "–"
+
+
+@dataclass(frozen=True)
+class ThreatTable:
+    """All rows of one threat model on one data set; nothing is ranked across two of them."""
+
+    dataset: str
+    threat: ThreatModel
+    rows: tuple[Row, ...]
+
+    @property
+    def title(self) -> str:
+        """The data set and the threat model in words."""
+        return f"{self.dataset}: {self.threat}"
+
+
+def threat_tables(rows: Iterable[Row]) -> list[ThreatTable]:
+    """Group ``rows`` by data set and threat model, in order of first appearance."""
+    groups: dict[tuple[str, ThreatModel], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["dataset"], ThreatModel(**row["threat"])), []).append(row)
+    return [ThreatTable(name, threat, tuple(group)) for (name, threat), group in groups.items()]
+
+
+def labels(rows: Sequence[Row], kind: str) -> list[str]:
+    """Name the ``defense`` or ``attack`` of each row by what tells it from its namesakes."""
+    named = [(row[kind], _flat(row[f"{kind}_params"])) for row in rows]
+    values: dict[tuple[str, str], set[str]] = {}
+    for name, params in named:
+        for key, value in params.items():
+            values.setdefault((name, key), set()).add(repr(value))
+    return [
+        " ".join(
+            [name, *(f"{k}={_text(v)}" for k, v in params.items() if len(values[name, k]) > 1)]
+        )
+        for name, params in named
+    ]
+
+
+def _flat(params: Row) -> Row:
+    """Return ``params`` with the entries of its tables beside its own.
+
+    Those of ``params`` under their own names; of another table, a plugin's, under the table's:
+    ``source`` for its name, which comes first, ``source.temperature`` for a parameter.
+    """
+    flat: Row = {}
+    for key, value in params.items():
+        if not isinstance(value, dict):
+            flat[key] = value
+        elif key == "params":
+            flat.update(_flat(value))
+        else:
+            name = {"name": value["name"]} if "name" in value else {}
+            inner = _flat({**name, **value})
+            flat.update({key if k == "name" else f"{key}.{k}": v for k, v in inner.items()})
+    return flat
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as a percentage with one decimal, or a dash where it is undefined."""
+    return UNDEFINED if value is None else f"{100 * value:.1f} %"
+
+
+def interval(value: float | None, bounds: Sequence[float] | None) -> str:
+    """Return a rate as ``87.6 % [84.2, 90.4]``, or a dash where it is undefined."""
+    if value is None or bounds is None:
+        return percent(value)
+    return f"{percent(value)} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
+
+
+def success(row: Row, brief: bool = False) -> str:
+    """Return a cell's success rate with interval and fraction, or how it ended."""
+    if row["status"] != "done":
+        return str(row["status"]).upper()
+    if brief or row["success_rate"] is None:
+        return percent(row["success_rate"])
+    rate = interval(row["success_rate"], row["success_ci"])
+    return f"{rate} {row['successes']}/{row['attempts']}"
+
+
+def ordered(rows: Sequence[Row]) -> list[Row]:
+    """Sort rows so that a sweep of numbers ascends, keeping the order of names and of the rest."""
+    first: dict[str, int] = {}
+    for row in rows:
+        first.setdefault(row["defense"], len(first))
+
+    def position(row: Row) -> tuple[Any, ...]:
+        numbers = [v for v in row["defense_params"].values() if isinstance(v, int | float)]
+        return (first[row["defense"]], numbers, row["seed"])
+
+    return sorted(rows, key=position)
+
+
+def success_table(table: ThreatTable, brief: bool = False) -> pd.DataFrame:
+    """Return success rates: defenses down, attacks across, the extremes of each column marked.
+
+    ``brief`` leaves the intervals out, for a terminal.
+    """
+    frame = _frame(ordered(table.rows))
+    marks = {name: _marks(group["row"]) for name, group in frame.groupby("attack", sort=False)}
+    lines = []
+    for defense, group in frame.groupby("defense", sort=False):
+        model = group["row"].iloc[0]
+        line = {
+            "defense": str(defense),
+            "accuracy": percent(model["accuracy"]),
+            "confidence": percent(model["confidence"]),
+        }
+        for attack, row in zip(group["attack"], group["row"], strict=True):
+            line[attack] = success(row, brief) + marks[attack].get(row["success_rate"], "")
+        if table.threat.budget is not None:
+            bounds = None if brief else model["worst_case_ci"]
+            line["worst case"] = interval(model["worst_case"], bounds)
+        lines.append(line)
+    return pd.DataFrame(lines).fillna(UNDEFINED)
+
+
+def _marks(rows: Iterable[Row]) -> dict[float, str]:
+    rates = {row["success_rate"] for row in rows} - {None}
+    return {min(rates): " ▼", max(rates): " ▲"} if len(rates) > 1 else {}
+
+
+def _frame(rows: Sequence[Row]) -> pd.DataFrame:
+    seeds = {row["seed"] for row in rows}
+    names = labels(rows, "defense")
+    if len(seeds) > 1:
+        names = [f"{name}, seed {row['seed']}" for name, row in zip(names, rows, strict=True)]
+    return pd.DataFrame(
+        {
+            "defense": names,
+            "seed": [row["seed"] for row in rows],
+            "attack": labels(rows, "attack"),
+            "row": list(rows),
+        }
+    )
+
+
+def robustness_table(table: ThreatTable) -> pd.DataFrame:
+    """Return feature-perturbation robustness: defenses down, attacks across."""
+    rows = ordered([row for row in table.rows if row["rho_adv"] is not None])
+    if not rows:
+        return pd.DataFrame()
+    frame = _frame(rows)
+    lines: dict[str, dict[str, str]] = {}
+    for name, attack, row in zip(frame["defense"], frame["attack"], frame["row"], strict=True):
+        line = lines.setdefault(name, {"defense": name})
+        line[attack] = f"{percent(row['rho_adv'])} ({percent(row['rho_censored'])} censored)"
+    return pd.DataFrame(list(lines.values()))
+
+
+def model_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return what was measured on each model without an attack."""
+    frame = _frame(ordered(rows)).drop_duplicates("defense")
+    return pd.DataFrame(
+        [
+            {
+                "defense": name,
+                "accuracy": interval(row["accuracy"], row["accuracy_ci"]),
+                "confidence": percent(row["confidence"]),
+                "max logit": _number(row["max_logit"]),
+                "logit gap": _number(row["logit_gap"]),
+            }
+            for name, row in zip(frame["defense"], frame["row"], strict=True)
+        ]
+    )
+
+
+def _number(value: float | None) -> str:
+    return UNDEFINED if value is None else f"{value:.4g}"
+
+
+def extremes(table: ThreatTable) -> tuple[Row, Row] | None:
+    """Return the rows of lowest and of highest success rate, or None where none is defined."""
+    done = [row for row in table.rows if row["success_rate"] is not None]
+    if not done:
+        return None
+    return min(done, key=_success), max(done, key=_success)
+
+
+def _success(row: Row) -> float:
+    return float(row["success_rate"])
+
+
+def troubles(rows: Iterable[Row]) -> list[Row]:
+    """Return the rows that are not done or carry a flag."""
+    return [row for row in rows if row["status"] != "done" or row["flags"]]
+
+
+def paired(row: Row | None) -> tuple[float, float, float] | None:
+    """Return a cell's paired difference to the undefended network and its interval, or None."""
+    found = None if row is None else row.get("paired")
+    if not found or found["delta"] is None or found["ci"] is None:
+        return None
+    return found["delta"], *found["ci"]
+
+
+def defense_labels(rows: Sequence[Row]) -> list[str]:
+    """Name the model of each row, with its seed where the rows have several."""
+    names = labels(rows, "defense")
+    if len({row["seed"] for row in rows}) < 2:
+        return names
+    return [f"{name}, seed {row['seed']}" for name, row in zip(names, rows, strict=True)]
+
+
+def model_key(row: Row) -> str:
+    """Return what a cell and its row of `models.json` share: which model they are about."""
+    names = ("dataset", "network", "recipe", "defense", "defense_params", "seed")
+    return repr([row.get(name) for name in names])

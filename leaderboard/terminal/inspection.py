@@ -1,0 +1,178 @@
+"""What ``verify``, ``explain`` and ``diff`` print."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import typer
+
+from bench.audit.diff import CellPair, Changes, RunComparison
+from bench.audit.repeat_command import repeat_command
+from bench.audit.verify_nodes import Verification
+from bench.audit.verify_rows import CONFIDENCE
+from bench.base.files import read_json, read_records
+from bench.base.text import one_line, plain
+from bench.base.types import DamagedError, Document
+from bench.evidence.finished_run import FinishedRun
+from bench.plan.graph import Node
+from leaderboard.tables.cells import Row, labels
+from leaderboard.terminal.say import grid, relative
+
+ROWS = 8
+"""Records that ``explain`` shows."""
+
+SHOWN = (
+    "sample_id", "status", "label", "target", "clean_prediction", "adversarial_prediction",
+    "adversarial_confidence", "success", "l0_features", "l2", "linf", "iterations", "stop_reason",
+)  # fmt: skip
+
+DISTANCES = ("l0_features", "l2", "linf")
+"""Columns that mean nothing where an input has no source."""
+
+
+def show_verification(run: FinishedRun, found: Verification) -> None:
+    """Print every difference, then the notes, then one line with counts."""
+    for item in found.differences:
+        typer.secho(plain(f"{item.node}: {item.what}"), fg="red")
+        _say(f"    stored      {_short(item.stored)}")
+        _say(f"    recomputed  {_short(item.recomputed)}")
+    for note in found.notes:
+        typer.secho(plain(f"note: {note}"), fg="yellow")
+    counted = ", ".join(f"{number} {what}" for what, number in found.counts.items())
+    how = "exact, on a machine like the run's"
+    if found.mode == "tolerant":
+        how = (
+            f"another machine than the run's: confidences within {CONFIDENCE:g}, "
+            f"{found.changed} predictions changed on near ties"
+        )
+    number = len(found.differences)
+    verdict = f"{number} differences" if number else "verified"
+    _say(f"{verdict}: {relative(run.folder.root)}: {counted} ({how})")
+
+
+def show_cell(run: FinishedRun, node: Node) -> None:
+    """Print a cell: outcome, key document, metrics, flags, records, the command to repeat."""
+    document = _read(run, node)
+    row = run.row(node)
+    _title(_cell_name(row, run.rows) if row else node.id)
+    outcome = document.get("outcome") or {}
+    reason = f": {outcome['reason']}" if outcome.get("reason") else ""
+    _say(f"cell {node.id}  {outcome.get('status', 'unknown')}{reason}")
+    _title("\nkey document")
+    _say(json.dumps(document.get("key") or node.document, indent=1, ensure_ascii=False))
+    _title("\nmetrics")
+    for name, value in row.items():
+        if name != "flags":
+            _say(f"{name:<24}{_short(value)}")
+    _show_flags(row.get("flags") or [])
+    _show_records(run, node, document, row)
+    _title("\nrepeat")
+    command, matrix = repeat_command(run, str((document.get("key") or {}).get("device", "auto")))
+    _say(command)
+    if matrix is not None:
+        _say(
+            f"\nwith {run.plan.matrix.name}.toml (and the run's --plugin, if it had one):\n{matrix}"
+        )
+
+
+def _read(run: FinishedRun, node: Node) -> Document:
+    document = read_json(run.folder.cell(node.id))
+    if not isinstance(document, dict):
+        raise DamagedError(f"{run.folder.cell(node.id)} holds no JSON object")
+    return document
+
+
+def _show_flags(flags: list[Document]) -> None:
+    _title("\nflags")
+    for flag in flags:
+        _say(f"{flag['severity']:<8}{flag['id']}: {flag['evidence']}; {flag['advice']}")
+    if not flags:
+        _say("none")
+
+
+def _show_records(run: FinishedRun, node: Node, document: Document, row: Row) -> None:
+    if "files" not in document:
+        return
+    path = run.folder.cell(node.id).with_suffix(".parquet")
+    records = read_records(path, document["files"]["records"])
+    _title(f"\nrecords ({len(records)})")
+    for column in ("status", "stop_reason"):
+        counts = records[column].value_counts(dropna=False).sort_index()
+        _say(
+            f"{column}: " + ", ".join(f"{_reason(name)} {count}" for name, count in counts.items())
+        )
+    hidden = DISTANCES if row and row["threat"]["norm"] == "none" else ()
+    shown = [name for name in SHOWN if name in records and name not in hidden]
+    _say("\n" + grid(records[shown].head(ROWS).map(_figure)))
+
+
+def _reason(name: object) -> str:
+    return "none given" if pd.isna(name) else one_line(str(name))  # type: ignore[call-overload]
+
+
+def _figure(value: Any) -> str:
+    if pd.isna(value):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
+
+
+def show_comparison(compared: RunComparison) -> None:
+    """Print what changed in every pair of cells, and the key fields that explain it."""
+    every = [pair.first for pair in compared.pairs] + compared.only_first + compared.only_second
+    every += [pair.second for pair in compared.pairs]
+    for pair in compared.pairs:
+        if pair.numbers:
+            _show_pair(pair, every)
+    for where, rows in (("first", compared.only_first), ("second", compared.only_second)):
+        for row in rows:
+            _say(f"only in the {where}: {_cell_name(row, every)} ({row['id']})")
+    changed = [pair for pair in compared.pairs if pair.numbers]
+    silent = sum(bool(pair.keys) for pair in compared.pairs if not pair.numbers)
+    failures = sum(pair.failure for pair in changed)
+    _say(f"{len(compared.pairs)} cells compared, {len(changed)} with changed numbers, "
+         f"{silent} with the same numbers from other keys")  # fmt: skip
+    if failures:
+        message = f"{failures} cells changed though nothing recorded did: a reproducibility failure"
+        typer.secho(message, fg="red")
+
+
+def _show_pair(pair: CellPair, every: list[Document]) -> None:
+    _title(_cell_name(pair.first, every))
+    if pair.first["id"] != pair.second["id"]:
+        _say(f"  cells {pair.first['id']} and {pair.second['id']}")
+    _show_changes("  ", pair.numbers)
+    if pair.keys:
+        _say("  explained by")
+        _show_changes("    ", pair.keys)
+    if pair.environment:
+        _say("  recorded beside the keys" if pair.keys else "  no key field differs; recorded")
+        _show_changes("    environment: ", pair.environment)
+    if pair.failure:
+        typer.secho("  no key field differs: a reproducibility failure", fg="red")
+
+
+def _show_changes(indent: str, changed: Changes) -> None:
+    for path, (first, second) in changed.items():
+        _say(f"{indent}{path}: {_short(first)} → {_short(second)}")
+
+
+def _cell_name(row: Row, every: list[Document]) -> str:
+    place = next(number for number, item in enumerate(every) if item is row)
+    defense, attack = labels(every, "defense")[place], labels(every, "attack")[place]
+    return f"{defense} under {attack}, seed {row['seed']}"
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = one_line(text)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _title(text: str) -> None:
+    typer.secho(plain(text), bold=True)
+
+
+def _say(text: str) -> None:
+    typer.echo(plain(text))
