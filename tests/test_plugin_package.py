@@ -113,7 +113,8 @@ def test_a_broken_package_is_a_row_and_breaks_only_who_selects_it(tmp_path: Path
     assert "not valid" in lines["<script>"]
 
     code = (
-        "from bench import Spec, UserError; from bench.plugins import discovery, registry; discovery.load_plugins()\n"
+        "from bench import Spec, UserError\n"
+        "from bench.plugins import discovery, registry; discovery.load_plugins()\n"
         "print(registry.ATTACKS.make(Spec('jsma')).theta)\n"
         "for name in ('gone', 'fgsm', '<script>'):\n"
         "    try: registry.ATTACKS.make(Spec(name))\n"

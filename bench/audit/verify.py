@@ -23,8 +23,9 @@ from bench.evidence.finished_run import FinishedRun, read_run
 from bench.plan.graph import make_plan, node_id
 from bench.plugins.contracts import DataSettings
 from bench.results.collect import collect
+from bench.runner.rebuild import Rebuilder
 from bench.runner.task import Settings
-from bench.runner.worker import Worker, prepare_torch, reason_of
+from bench.runner.worker import prepare_torch, reason_of
 
 Render = Callable[[Results, Document], str]
 """Makes the page of a run from its results and its environment."""
@@ -43,8 +44,8 @@ def verify(root: Path, render: Render, device: str, data: DataSettings) -> Verif
     run = read_run(root)
     settings = Settings(run.folder.root, data.cache_dir or run.folder.root, data, device)
     with _as_a_worker():
-        worker = Worker(settings)
-        recheck = Recheck(run, worker, _mode(run, settings))
+        models = Rebuilder(settings)
+        recheck = Recheck(run, models, _mode(run, settings))
         found = recheck.check()
     _check_plan(run, found, bool(recheck.other_code))
     _check_rows(run, found, lambda: collect(run.plan, recheck.data, run.folder))

@@ -27,8 +27,9 @@ from bench.plan.graph import Node
 from bench.plugins import registry
 from bench.plugins.contracts import Attack
 from bench.runner.keys import Keys, plugin_of
+from bench.runner.rebuild import Rebuilder
 from bench.runner.schedule import FILES, SUFFIXES, incompatible
-from bench.runner.worker import Worker, reason_of
+from bench.runner.worker import reason_of
 
 
 @dataclass
@@ -65,15 +66,15 @@ class Recheck:
     ``other_code`` names what was made by another version of the code than this.
     """
 
-    def __init__(self, run: FinishedRun, worker: Worker, mode: Mode) -> None:
+    def __init__(self, run: FinishedRun, models: Rebuilder, mode: Mode) -> None:
         self.run = run
-        self.worker = worker
-        self.data = worker.data(run.plan.dataset)
+        self.models = models
+        self.data = models.data(run.plan.dataset)
         self.result = Verification(mode)
         self.other_code: set[str] = set()
         self._versions: dict[str, object] = {}
         self._weights: dict[str, str] = {}
-        self._keys = Keys(self.data, worker.settings.device_class, self._weights)
+        self._keys = Keys(self.data, models.settings.device_class, self._weights)
 
     def check(self) -> Verification:
         """Check every fit, then its probes and cells.
@@ -107,7 +108,7 @@ class Recheck:
 
     def _load(self, fit: str) -> _Model | None:
         try:
-            defense, module = self.worker.load_model(fit)
+            defense, module = self.models.load_model(fit)
         except Exception as error:  # noqa: BLE001 (other people's code)
             self.result.add(fit, "model", "stored weights", f"not rebuilt: {reason_of(error)}")
             return None
@@ -231,7 +232,7 @@ class Recheck:
         if model is None:
             return True
         try:
-            self.worker.probe(model.module, node.document, self.data)
+            self.models.probe(model.module, node.document, self.data)
         except Exception:  # noqa: BLE001 (other people's code)
             return True
         return False
@@ -240,13 +241,13 @@ class Recheck:
         path, info = self._path(node), self.data.info
         stored = read_records(path.with_suffix(".parquet"))
         if node.kind == "probe":
-            made = self.worker.probe(model, node.document, self.data).rows
+            made = self.models.probe(model, node.document, self.data).rows
             splits = (self.data.test, training_sample(self.data))
             logits = torch.cat([predict(model, split.x, info.classes) for split in splits])
             return rejudge_probe(node.id, stored, made, mode, logits)
-        x_adv = read_tensors(path.with_suffix(".safetensors"))["x_adv"].to(self.worker.device)
+        x_adv = read_tensors(path.with_suffix(".safetensors"))["x_adv"].to(self.models.device)
         self.result.count("records", len(stored))
-        sources = self.worker.sources(node.document, self.data)
+        sources = self.models.sources(node.document, self.data)
         subject = Subject(model, _attack(node), sources, info, mode)
         return rejudge_cell(node.id, subject, stored, x_adv)
 

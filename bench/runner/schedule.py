@@ -11,7 +11,7 @@ import filelock
 
 from bench.base.files import STALE, check, locked, read_json, sweep, write_json
 from bench.base.fingerprint import digest
-from bench.base.types import DamagedError, Document, Outcome, Spec, UserError
+from bench.base.types import DamagedError, Document, Outcome, UserError
 from bench.evidence.folder import SCHEMA, RunFolder
 from bench.plan.graph import Node, Plan
 from bench.plugins import registry
@@ -19,8 +19,8 @@ from bench.plugins.contracts import Defense
 from bench.plugins.data import Dataset
 from bench.runner.keys import Keys
 from bench.runner.processes import LocalExecutor
+from bench.runner.rebuild import make_defense, spec_of
 from bench.runner.task import Report, Settings, Task
-from bench.runner.worker import make_defense
 
 Observer = Callable[[Node, Report, bool], None]
 """Called as each node ends: the node, its report, whether it was reused."""
@@ -169,7 +169,7 @@ class _Run:
 def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:
     """Return why a cell is skipped, or None where its attack and its defense go together."""
     defense = make_defense(fits[node.needs["model"]].document)
-    attack = registry.ATTACKS.make(_spec(node.document["attack"]))
+    attack = registry.ATTACKS.make(spec_of(node.document["attack"]))
     if reason := attack.unavailable():
         return reason
     adaptive = type(defense).surrogate is not Defense.surrogate
@@ -186,9 +186,3 @@ FILES = {"probe": ("records",), "cell": ("records", "inputs")}
 """What lies beside the document of a node, by kind."""
 
 SUFFIXES = {"records": ".parquet", "inputs": ".safetensors"}
-
-
-def _spec(document: Mapping[str, object]) -> Spec:
-    params = document["params"]
-    assert isinstance(params, Mapping)
-    return Spec(str(document["name"]), params)

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,25 +22,24 @@ from bench.base.files import (
     locked,
     place,
     read_json,
-    read_tensors,
     write_json,
     write_records,
     write_tensors,
     writing,
 )
 from bench.base.fingerprint import digest
-from bench.base.types import DamagedError, Document, Outcome, Spec, UserError
+from bench.base.types import DamagedError, Document, Outcome, UserError
 from bench.evidence.folder import RunFolder
-from bench.measure.cell import Sources, attack_sources
-from bench.measure.probes import Probe, Samples, probe
+from bench.measure.cell import attack_sources
 from bench.measure.query import ContractError, predict
 from bench.plugins import discovery as doors
 from bench.plugins import registry
-from bench.plugins.contracts import AttackContext, Defense
+from bench.plugins.contracts import AttackContext
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
+from bench.runner.rebuild import Rebuilder, make_defense, spec_of
 from bench.runner.task import Report, Settings, Task
-from bench.training.fit import build, derive_seed, fit
+from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError
 
 
@@ -101,8 +100,7 @@ class Worker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.folder = RunFolder(settings.run)
-        self.device = torch.device(settings.device)
-        self._data: dict[str, Dataset] = {}
+        self.models = Rebuilder(settings)
         self._timings: dict[str, float] = {}
 
     def run(self, task: Task) -> Report:
@@ -129,47 +127,6 @@ class Worker:
         seconds = time.perf_counter() - start
         return Report(Outcome("done"), seconds, cached, timings=self._timings)
 
-    def load_model(self, fit_id: str) -> tuple[Defense, nn.Module]:
-        """Rebuild a fitted model from the run's folder; raises DamagedError where it is torn."""
-        document = read_json(self.folder.model(fit_id))
-        weights = read_tensors(self.folder.weights(fit_id), document["weights"])
-        return self._assemble(document["key"]["document"], weights)
-
-    def data(self, document: Document) -> Dataset:
-        """Return the data set of a document, loaded once, on the device."""
-        name = digest(document)
-        if name not in self._data:
-            source = registry.DATASETS.make(Spec(document["name"], document["params"]))
-            self._data[name] = source.load(self.settings.data).to(self.device)
-        return self._data[name]
-
-    def sources(self, document: Document, data: Dataset) -> Sources:
-        """Return the images that a cell of ``document`` attacks."""
-        count, seed = document["sources"], document["source_seed"]
-        ids = data.sources(None if count == "all" else count, seed).to(self.device)
-        return Sources(ids, data.test.x[ids], data.test.y[ids], seed)
-
-    def probe(self, model: nn.Module, document: Document, data: Dataset) -> Probe:
-        """Measure ``model`` as a probe's ``document`` says."""
-        gradients, sources = (
-            None if document[name] == "all" else document[name] for name in ("samples", "sources")
-        )
-        return probe(model, data, Samples(gradients, sources, document["source_seed"]))
-
-    def _assemble(
-        self, document: Document, weights: Mapping[str, torch.Tensor]
-    ) -> tuple[Defense, nn.Module]:
-        defense = make_defense(document)
-        network = registry.NETWORKS.make(_spec(document["network"]))
-        model = build(
-            defense, network, self.data(document["dataset"]), self._fitted(document["requires"])
-        )
-        model.load_state_dict(weights)
-        return defense, model
-
-    def _fitted(self, needs: Mapping[str, str]) -> Mapping[str, nn.Module]:
-        return _Fitted(self, needs)
-
     def _fit(self, task: Task) -> bool:
         stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
         # One process learns, the others wait; the operating system frees a dead one's lock.
@@ -192,11 +149,11 @@ class Worker:
     def _learn(self, task: Task, stored: Path) -> str:
         document = task.document
         name = document["defense"]["name"]
-        data, fitted = self.data(document["dataset"]), self._fitted(task.needs)
+        data, fitted = self.models.data(document["dataset"]), self.models.fitted(task.needs)
         start = time.perf_counter()
         model = fit(
             make_defense(document),
-            registry.NETWORKS.make(_spec(document["network"])),
+            registry.NETWORKS.make(spec_of(document["network"])),
             data,
             find_recipe(document["recipe"]["name"]),
             derive_seed(document["seed"], name),
@@ -214,9 +171,9 @@ class Worker:
         return weights
 
     def _probe(self, task: Task) -> None:
-        _, model = self.load_model(task.needs["model"])
-        data = self.data(self._fit_document(task)["dataset"])
-        found = self.probe(model, task.document, data)
+        _, model = self.models.load_model(task.needs["model"])
+        data = self.models.data(self._fit_document(task)["dataset"])
+        found = self.models.probe(model, task.document, data)
         self._timings[f"inference:{task.needs['model']}"] = _inference(model, data)
         path = self.folder.probe(task.id)
         files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
@@ -224,11 +181,13 @@ class Worker:
         write_json(path, {**_node_document(task, files), "errors": found.errors, **size})
 
     def _cell(self, task: Task) -> None:
-        defense, model = self.load_model(task.needs["model"])
-        data = self.data(self._fit_document(task)["dataset"])
-        attack = registry.ATTACKS.make(_spec(task.document["attack"]))
-        sources = self.sources(task.document, data)
-        context = AttackContext(data.info, sources.seed, self._fitted(task.document["requires"]))
+        defense, model = self.models.load_model(task.needs["model"])
+        data = self.models.data(self._fit_document(task)["dataset"])
+        attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
+        sources = self.models.sources(task.document, data)
+        context = AttackContext(
+            data.info, sources.seed, self.models.fitted(task.document["requires"])
+        )
         surrogate = defense.surrogate(model) if attack.access == "gradients" else None
         evidence = attack_sources(model, attack, sources, context, surrogate)
         path = self.folder.cell(task.id)
@@ -244,26 +203,6 @@ class Worker:
         return document
 
 
-class _Fitted(Mapping[str, nn.Module]):
-    """The fitted models that a plugin requires, rebuilt when asked for."""
-
-    def __init__(self, worker: Worker, needs: Mapping[str, str]) -> None:
-        self.worker = worker
-        self.needs = needs
-        self._models: dict[str, nn.Module] = {}
-
-    def __getitem__(self, role: str) -> nn.Module:
-        if role not in self._models:
-            self._models[role] = self.worker.load_model(self.needs[role])[1]
-        return self._models[role]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.needs)
-
-    def __len__(self) -> int:
-        return len(self.needs)
-
-
 def _inference(model: nn.Module, data: Dataset) -> float:
     """Return the seconds of a pass over up to 1,000 test images: the median of five, once warm."""
     x, seconds = data.test.x[:1000], []
@@ -276,21 +215,12 @@ def _inference(model: nn.Module, data: Dataset) -> float:
     return statistics.median(seconds[1:])
 
 
-def make_defense(document: Document) -> Defense:
-    """Return the defense of a fit's document."""
-    return registry.DEFENSES.make(_spec(document["defense"]))
-
-
 def reason_of(error: BaseException) -> str:
     """Return an error as one line: its message where it is ours, else with its type."""
     message = " ".join(str(error).split())
     if isinstance(error, UserError | ContractError | DivergedError | DamagedError):
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def _spec(document: Document) -> Spec:
-    return Spec(document["name"], document["params"])
 
 
 def _node_document(task: Task, files: Mapping[str, str]) -> Document:

@@ -1,0 +1,103 @@
+"""Fitted models made again from documents and weights, with the data and sources they go with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from bench.base.files import read_json, read_tensors
+from bench.base.fingerprint import digest
+from bench.base.types import Document, Spec
+from bench.evidence.folder import RunFolder
+from bench.measure.cell import Sources
+from bench.measure.probes import Probe, Samples, probe
+from bench.plugins import registry
+from bench.plugins.contracts import Defense
+from bench.plugins.data import Dataset
+from bench.runner.task import Settings
+from bench.training.fit import build
+
+
+class Rebuilder:
+    """Makes models, data sets and sources of documents, on one device.
+
+    A data set is kept in memory once it was loaded; a model is made anew each time.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = RunFolder(settings.run)
+        self.device = torch.device(settings.device)
+        self._data: dict[str, Dataset] = {}
+
+    def load_model(self, fit_id: str) -> tuple[Defense, nn.Module]:
+        """Rebuild a fitted model from the run's folder; raises DamagedError where it is torn."""
+        document = read_json(self.folder.model(fit_id))
+        weights = read_tensors(self.folder.weights(fit_id), document["weights"])
+        return self._assemble(document["key"]["document"], weights)
+
+    def fitted(self, needs: Mapping[str, str]) -> Mapping[str, nn.Module]:
+        """Return the fitted models that a plugin requires, by role, rebuilt when asked for."""
+        return _Fitted(self, needs)
+
+    def data(self, document: Document) -> Dataset:
+        """Return the data set of a document, loaded once, on the device."""
+        name = digest(document)
+        if name not in self._data:
+            source = registry.DATASETS.make(Spec(document["name"], document["params"]))
+            self._data[name] = source.load(self.settings.data).to(self.device)
+        return self._data[name]
+
+    def sources(self, document: Document, data: Dataset) -> Sources:
+        """Return the images that a cell of ``document`` attacks."""
+        count, seed = document["sources"], document["source_seed"]
+        ids = data.sources(None if count == "all" else count, seed).to(self.device)
+        return Sources(ids, data.test.x[ids], data.test.y[ids], seed)
+
+    def probe(self, model: nn.Module, document: Document, data: Dataset) -> Probe:
+        """Measure ``model`` as a probe's ``document`` says."""
+        gradients, sources = (
+            None if document[name] == "all" else document[name] for name in ("samples", "sources")
+        )
+        return probe(model, data, Samples(gradients, sources, document["source_seed"]))
+
+    def _assemble(
+        self, document: Document, weights: Mapping[str, torch.Tensor]
+    ) -> tuple[Defense, nn.Module]:
+        defense = make_defense(document)
+        network = registry.NETWORKS.make(spec_of(document["network"]))
+        model = build(
+            defense, network, self.data(document["dataset"]), self.fitted(document["requires"])
+        )
+        model.load_state_dict(weights)
+        return defense, model
+
+
+class _Fitted(Mapping[str, nn.Module]):
+    def __init__(self, rebuilder: Rebuilder, needs: Mapping[str, str]) -> None:
+        self.rebuilder = rebuilder
+        self.needs = needs
+        self._models: dict[str, nn.Module] = {}
+
+    def __getitem__(self, role: str) -> nn.Module:
+        if role not in self._models:
+            self._models[role] = self.rebuilder.load_model(self.needs[role])[1]
+        return self._models[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.needs)
+
+    def __len__(self) -> int:
+        return len(self.needs)
+
+
+def make_defense(document: Document) -> Defense:
+    """Return the defense of a fit's document."""
+    return registry.DEFENSES.make(spec_of(document["defense"]))
+
+
+def spec_of(document: Document) -> Spec:
+    """Return a plugin's document as a ``Spec``."""
+    return Spec(document["name"], document["params"])
