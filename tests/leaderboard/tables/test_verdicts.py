@@ -5,7 +5,7 @@ from typing import Any
 from bench.base.types import Results
 from leaderboard.pages.leaderboard import render
 from leaderboard.tables.verdicts import MEANING, budget_table, raised, verdict_table, verdict_tables
-from tests.leaderboard.test_tables import ENVIRONMENT, row
+from tests.leaderboard.tables.test_cells import ENVIRONMENT, row
 
 
 def seed(**changes: Any) -> dict[str, Any]:

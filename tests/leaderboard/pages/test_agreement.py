@@ -8,7 +8,7 @@ import pytest
 
 from bench.results.cell_metrics import disagreement
 from leaderboard.pages.agreement import note
-from tests.bench.test_aggregate import records
+from tests.bench.results.test_cell_metrics import records
 from tests.bench.test_run import retort
 
 

@@ -120,7 +120,7 @@ def test_tables_replace_what_stands_between_the_marks() -> None:
     assert insert(page, "new") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb"
     with pytest.raises(ValueError, match="calibration"):
         insert("a", "new")
-    docs = Path(__file__).parents[2] / "docs" / "verdict.md"
+    docs = Path(__file__).parents[3] / "docs" / "verdict.md"
     assert "\n\nnew\n\n" in insert(docs.read_text(encoding="utf-8"), "new")
 
 

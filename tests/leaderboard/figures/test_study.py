@@ -8,7 +8,7 @@ from bench.base.files import read_json, write_json
 from bench.base.types import UserError
 from leaderboard.figures.study import study
 
-PUBLISHED = Path(__file__).parents[2] / "leaderboard" / "published"
+PUBLISHED = Path(__file__).parents[3] / "leaderboard" / "published"
 
 
 def test_a_study_draws_every_run(tmp_path: Path) -> None:
