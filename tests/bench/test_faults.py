@@ -331,7 +331,7 @@ def test_an_earlier_probe_does_not_speak_for_one_that_failed(
 
     for path in (copy / "probes").glob("*.parquet"):
         path.write_bytes(b"torn")
-    monkeypatch.setattr("bench.runner.worker.probe", fails)
+    monkeypatch.setattr("bench.runner.rebuild.probe", fails)
     done = command("run", *options(small), "--out", copy)
     assert isinstance(done.exception, SystemExit), done.exception
     assert not list((copy / "probes").glob("*.json"))
