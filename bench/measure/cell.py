@@ -1,8 +1,10 @@
-"""One cell: choose the attempts, run the attack, query the model again, emit records."""
+"""One cell: choose the attempts, run the attack, query another instance, emit records."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,17 +15,25 @@ from torch import Tensor, nn
 from bench.base.types import DataInfo, Targets
 from bench.measure.logits import columns as logit_columns
 from bench.measure.query import (
+    Anew,
     ContractError,
     Distances,
+    answer,
+    ask,
     confidence,
+    copies,
+    differs,
     distances,
     hashes,
     lead,
-    predict,
 )
+from bench.measure.watch import SpentError, Watch
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 NO_TARGET = -1
+
+STATUSES = ("misclassified", "attacked", "seen")
+"""What a record is about: a source that needs no attack, an attempt, an input seen on the way."""
 
 REPORTED: dict[str, Literal["Int64", "string"]] = {
     "iterations": "Int64",
@@ -45,64 +55,147 @@ class Sources:
     y: Tensor
     seed: int = 0
 
+    def only(self, ids: Tensor) -> Sources:
+        """Return those with an index in ``ids``."""
+        kept = torch.isin(self.ids, ids.to(self.ids.device))
+        return Sources(self.ids[kept], self.x[kept], self.y[kept], self.seed)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is attacked and how it is judged.
+
+    ``model`` is what the attack asks; ``anew`` builds the instances that choose the attempts and
+    judge the outcome, by default copies of ``model`` as it is before the attack. ``surrogate`` is
+    what gradient attacks differentiate instead. ``draws``: how often each judging question is
+    asked, more than once of a stochastic model. ``most_passes``: forward and backward passes an
+    attempt may cost, None without a limit.
+    """
+
+    model: nn.Module
+    anew: Anew | None = None
+    surrogate: nn.Module | None = None
+    draws: int = 1
+    most_passes: int | None = None
+
 
 @dataclass(frozen=True)
 class Evidence:
     """What a cell leaves: one record a row, the adversarial input of each, the queries spent.
 
     Row i of ``records`` belongs to ``x_adv[i]``; a source that the model misclassifies is one
-    row with status ``misclassified`` and its clean input. ``forwards`` and ``backwards`` count
-    rows through the model during the attack, by the runner's own hooks.
+    row with status ``misclassified`` and its clean input; a row of status ``seen`` holds an input
+    that the attack asked about, that breaks its source and that it did not return. ``forwards``
+    and ``backwards`` count rows through the model during the attack, by the runner's own hooks.
+    ``differing``: of how many rows the attacked instance says something else than the judging one.
     """
 
     records: pd.DataFrame
     x_adv: Tensor
     forwards: int
     backwards: int
+    differing: int = 0
 
 
 @dataclass(frozen=True)
 class Attempts:
     """Which sources are attacked at which targets, (attempts,) each.
 
-    ``clean``: logits (n, classes) of the sources; ``source``: a row of the sources; ``target``: a
-    class, or ``NO_TARGET``; ``attacked``: False for a source that the model misclassifies.
+    ``source``: a row of the sources; ``target``: a class, or ``NO_TARGET``; ``attacked``: False
+    for a source that the model misclassifies; ``seen``: True for a row that is no attempt but an
+    input that the attack asked about.
     """
 
-    clean: Tensor
     source: Tensor
     target: Tensor
     attacked: Tensor
+    seen: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+
+    def __post_init__(self) -> None:
+        if len(self.seen) != len(self.source):
+            object.__setattr__(self, "seen", torch.zeros_like(self.attacked))
+
+    def with_seen(self, source: Tensor) -> Attempts:
+        """Return these and behind them a row for what was seen of each of ``source``."""
+        more = torch.ones_like(source, dtype=torch.bool)
+        return Attempts(
+            torch.cat([self.source, source]),
+            torch.cat([self.target, torch.full_like(source, NO_TARGET)]),
+            torch.cat([self.attacked, ~more]),
+            torch.cat([self.seen, more]),
+        )
+
+    def keep(self, rows: Tensor) -> Attempts:
+        """Return the rows at ``rows``."""
+        return Attempts(
+            self.source[rows], self.target[rows], self.attacked[rows], self.seen[rows]
+        )
 
 
 def attack_sources(
-    model: nn.Module,
+    subject: nn.Module | Subject,
     attack: Attack,
     sources: Sources,
     context: AttackContext,
-    surrogate: nn.Module | None = None,
 ) -> Evidence:
-    """Attack ``model`` on ``sources`` and judge every row on ``model`` itself.
+    """Attack a model on ``sources`` and judge every row on another instance of it.
 
-    ``surrogate`` is what a gradient attack differentiates instead of the model. Raises
+    The attempts are chosen by one instance, the attack asks a second, and a third, which has been
+    asked nothing, judges: adversarial inputs first, in another order and other batches. Raises
     ContractError where model or attack return what they must not.
     """
-    clean = predict(model, sources.x, context.info.classes)
-    attempts = choose_attempts(clean, sources, attack.targets, context.info.classes)
+    if isinstance(subject, nn.Module):
+        subject = Subject(subject)
+    anew = subject.anew or copies(subject.model)
+    classes = context.info.classes
+    clean = ask(anew(), sources.x, classes, sources.seed, subject.draws)
+    attempts = choose_attempts(clean, sources, attack.targets, classes)
     x, y = sources.x[attempts.source], sources.y[attempts.source]
     differentiates = attack.access == "gradients" and attack.adaptive
-    subject = surrogate if surrogate is not None and differentiates else model
+    asked = subject.surrogate if subject.surrogate is not None and differentiates else subject.model
     rows = attempts.attacked
     target = attempts.target[rows] if attack.targeted else None
     context = replace(context, sample_ids=sources.ids.to(x.device)[attempts.source[rows]])
-    queries = _Queries()
-    with queries.counted(subject):
-        result = _perturb(attack, subject, x[rows], y[rows], target, context)
+    watch = Watch(sources.x, sources.y, attack.threat(context.info.shape), context.info.shape)
+    most = None if subject.most_passes is None else subject.most_passes * int(rows.sum())
+    with _watched(watch, subject.model, asked, most):
+        result = _perturb(attack, asked, x[rows], y[rows], target, context)
     x_adv = x.clone()
     x_adv[rows] = result.x_adv.detach()
-    records = judge(model, attack, sources, attempts, x_adv, context.info)
-    _report(records, rows.cpu().numpy(), result)
-    return Evidence(records, x_adv, queries.forwards, queries.backwards)
+    every, inputs = attempts, x_adv
+    if len(found := watch.sources()):
+        every = attempts.with_seen(found)
+        inputs = torch.cat([x_adv, watch.inputs()])
+    said = ask(subject.model, inputs, classes, sources.seed + 1, subject.draws)
+    judged = question(anew(), sources, inputs, classes, subject.draws)
+    records = judge(judged, attack, sources, every, inputs, context.info)
+    _report(records, np.flatnonzero(rows.cpu().numpy()), result)
+    told = _worth_telling(records)
+    records = records[told].reset_index(drop=True)
+    differing = differs(said, judged.adversarial) if subject.draws == 1 else torch.zeros(1)
+    return Evidence(
+        records,
+        inputs[torch.from_numpy(told).to(inputs.device)],
+        watch.forwards,
+        watch.backwards,
+        int(differing.sum()),
+    )
+
+
+@contextmanager
+def _watched(watch: Watch, model: nn.Module, asked: nn.Module, most: int | None) -> Iterator[None]:
+    with ExitStack() as hooks:
+        hooks.enter_context(watch.counted(asked, most))
+        hooks.enter_context(watch.seeing(model))
+        yield
+
+
+def _worth_telling(records: pd.DataFrame) -> np.ndarray:
+    """Return which records stay: of what was seen, what breaks a source that no attempt breaks."""
+    seen = (records["status"] == "seen").to_numpy()
+    broken = records["misclassified"].to_numpy(bool)
+    already = set(records["sample_id"][broken & ~seen])
+    return ~seen | (broken & ~records["sample_id"].isin(already).to_numpy())
 
 
 def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: int) -> Attempts:
@@ -111,7 +204,7 @@ def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: 
     ``clean``: logits (n, classes). Misclassified sources stay as one row that is not attacked.
     """
     labels = sources.y
-    correct = clean.argmax(dim=1) == labels
+    correct = answer(clean) == labels
     wanted = _wanted(clean, labels, targets, classes, sources.seed)
     wanted = torch.where(correct[:, None], wanted, torch.zeros_like(wanted))
     wanted[~correct, 0] = True
@@ -119,7 +212,7 @@ def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: 
     attacked = correct[source]
     if targets == "untargeted":
         target = torch.full_like(target, NO_TARGET)
-    return Attempts(clean, source, target.masked_fill(~attacked, NO_TARGET), attacked)
+    return Attempts(source, target.masked_fill(~attacked, NO_TARGET), attacked)
 
 
 def _wanted(clean: Tensor, labels: Tensor, targets: Targets, classes: int, seed: int) -> Tensor:
@@ -149,7 +242,10 @@ def _perturb(
 ) -> Perturbation:
     if not len(x):
         return Perturbation(x)
-    result = attack.perturb(model, x.clone(), y, target, context)
+    try:
+        result = attack.perturb(model, x.clone(), y.clone(), target, context)
+    except SpentError:
+        return Perturbation(x, stop_reason=["max-passes"] * len(x))
     if not isinstance(result, Perturbation):
         raise ContractError(
             f"perturb must return a bench.Perturbation, got {type(result).__name__}"
@@ -165,24 +261,46 @@ def _perturb(
     return result
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What the judging instance answered: logits of the adversarial inputs, then of the sources."""
+
+    adversarial: Tensor
+    clean: Tensor
+
+
+def question(
+    model: nn.Module, sources: Sources, x_adv: Tensor, classes: int, draws: int = 1
+) -> Judged:
+    """Ask an instance that has been asked nothing yet: adversarial inputs first, then clean ones.
+
+    ``x_adv``: (rows, *shape). Raises ContractError where the model returns what it must not.
+    """
+    adversarial = ask(model, x_adv, classes, sources.seed + 2, draws)
+    return Judged(adversarial, ask(model, sources.x, classes, sources.seed + 3, draws))
+
+
 def judge(
-    model: nn.Module, attack: Attack, sources: Sources, attempts: Attempts, x_adv: Tensor,
+    judged: Judged, attack: Attack, sources: Sources, attempts: Attempts, x_adv: Tensor,
     info: DataInfo,
 ) -> pd.DataFrame:  # fmt: skip
-    """Query ``model`` again on every attempt's input and return the records.
+    """Return the records of every row, by what the judging instance answered.
 
     ``attack`` says what it may change and what it is after; ``x_adv``: (attempts, *shape). All
-    columns but those of ``REPORTED``, which only the attack can know. Raises ContractError where
-    the model returns what it must not.
+    columns but those of ``REPORTED``, which only the attack can know. ``misclassified``: an input
+    within box and budget whose label does not win strictly with finite logits. ``success``: the
+    attack's own goal, with a strict margin.
     """
-    logits = predict(model, x_adv, info.classes)
+    logits, clean = judged.adversarial, judged.clean
     measured = distances(sources.x[attempts.source], x_adv)
     in_budget = measured.within(attack.threat(info.shape), info.shape)
-    valid = attempts.attacked & measured.in_box & in_budget & torch.isfinite(logits).all(dim=1)
+    kept = (attempts.attacked | attempts.seen) & measured.in_box & in_budget
+    finite = torch.isfinite(logits).all(dim=1)
     label = sources.y[attempts.source]
     # An input without a source is no version of it, and the source's label says nothing of it.
     versions = attack.threat(info.shape).norm != "none"
-    misclassified = valid & (lead(logits, label) < 0) & versions
+    misclassified = kept & (answer(logits) != label) & versions
+    valid = kept & finite & attempts.attacked
     if attack.targeted:
         success = valid & (lead(logits, attempts.target.clamp(min=0)) > 0)
         if attack.confidence is not None:
@@ -190,15 +308,15 @@ def judge(
     elif attack.confidence is not None:
         success = valid & (confidence(logits) < attack.confidence)
     else:
-        success = misclassified
+        success = valid & (lead(logits, label) < 0) & versions
     source = attempts.source
     columns: dict[str, Any] = {
         "sample_id": sources.ids.to(source.device)[source],
         "label": label,
         "target": attempts.target,
-        "clean_prediction": attempts.clean.argmax(dim=1)[source],
-        "adversarial_prediction": logits.argmax(dim=1),
-        "clean_confidence": confidence(attempts.clean)[source],
+        "clean_prediction": answer(clean)[source],
+        "adversarial_prediction": answer(logits),
+        "clean_confidence": confidence(clean)[source],
         "adversarial_confidence": confidence(logits),
         **logit_columns(logits),
         "success": success,
@@ -210,8 +328,8 @@ def judge(
     hashed = np.array(hashes(sources.x))
     frame.insert(1, "input_hash", hashed[source.cpu().numpy()])
     frame.insert(2, "adversarial_hash", hashes(x_adv))
-    status = np.where(attempts.attacked.cpu().numpy(), "attacked", "misclassified")
-    frame.insert(3, "status", status)
+    code = (attempts.attacked.long() + 2 * attempts.seen.long()).cpu().numpy()
+    frame.insert(3, "status", np.array(STATUSES)[code])
     return frame
 
 
@@ -228,23 +346,3 @@ def _report(records: pd.DataFrame, rows: np.ndarray, result: Perturbation) -> No
         if column is not None:
             values = column.cpu().numpy() if isinstance(column, Tensor) else list(column)
             records.loc[rows, name] = values
-
-
-class _Queries:
-    """Counts the rows that pass through a module, forward and backward."""
-
-    def __init__(self) -> None:
-        self.forwards = 0
-        self.backwards = 0
-
-    def counted(self, model: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        """Count while the returned handle, a context manager, is open."""
-        return model.register_forward_hook(self._forward)
-
-    def _forward(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.forwards += len(output)
-        if output.requires_grad:
-            output.register_hook(self._backward)
-
-    def _backward(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +17,28 @@ from bench.base.types import ThreatModel
 BATCH = 512
 """Rows a query: fixed, so that every verification sums in the same order."""
 
+ODD_BATCH = 193
+"""Rows a query where a model is to be judged: a size at which no attack asks."""
+
 TOLERANCE = 1e-6
 """Slack on the box, on the budget and on what counts as a changed feature, in input units."""
+
+
+NO_ANSWER = -1
+"""The answer of a row whose logits tie at the top, or are not all finite: it names no class."""
+
+DRAWS = 11
+"""How often a stochastic model is asked: odd, so that two answers do not tie."""
+
+ROUNDING = 0.01
+"""How far two answers to one input may lie apart, relative to the spread of a row's logits.
+
+A matrix product rounds otherwise in another batch: by 1e-6 of the spread in float32, by up to a
+few thousandths in bfloat16.
+"""
+
+Anew = Callable[[], nn.Module]
+"""Builds a model anew: the same weights, and nothing that it could remember."""
 
 
 class ContractError(Exception):
@@ -29,7 +52,7 @@ def predict(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     """
     parts = []
     with torch.no_grad():
-        for rows in torch.split(x, BATCH):
+        for rows in torch.split(x, BATCH) if len(x) else ():
             logits = model(rows)
             if not isinstance(logits, Tensor) or logits.shape != (len(rows), classes):
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -40,6 +63,59 @@ def predict(model: nn.Module, x: Tensor, classes: int) -> Tensor:
                 raise ContractError(f"the model must return floating logits, got {logits.dtype}")
             parts.append(logits)
     return torch.cat(parts) if parts else x.new_empty((0, classes))
+
+
+def ask(model: nn.Module, x: Tensor, classes: int, seed: int = 0, draws: int = 1) -> Tensor:
+    """Return what ``model`` answers when it cannot tell what it is asked for, (n, classes).
+
+    The rows are cloned, shuffled by ``seed`` and asked in batches of an odd size, ``draws`` times
+    over; of several draws the mean of the logits is returned for each row's most frequent answer.
+    """
+    found = [_shuffled(model, x, classes, seed + draw) for draw in range(draws)]
+    if draws == 1:
+        return found[0]
+    every = torch.stack(found)
+    answers = torch.stack([answer(logits) for logits in found])
+    usual = answers.mode(dim=0).values
+    chosen = (answers == usual)[:, :, None].to(every.dtype)
+    return (every.nan_to_num() * chosen).sum(dim=0) / chosen.sum(dim=0)
+
+
+def _shuffled(model: nn.Module, x: Tensor, classes: int, seed: int) -> Tensor:
+    order = torch.from_numpy(np.random.RandomState(seed).permutation(len(x))).to(x.device)
+    logits = x.new_empty((len(x), classes))
+    with torch.no_grad():
+        for rows in torch.split(order, ODD_BATCH) if len(x) else ():
+            logits[rows] = predict(model, x[rows].clone(), classes).to(logits.dtype)
+    return logits
+
+
+def copies(model: nn.Module) -> Anew:
+    """Return what makes copies of ``model`` as it is now; of what cannot be copied, itself."""
+    try:
+        kept = copy.deepcopy(model)
+    except Exception:  # noqa: BLE001 (a module may hold a lock, a handle, a generator)
+        return lambda: model
+    return lambda: copy.deepcopy(kept)
+
+
+def answer(logits: Tensor) -> Tensor:
+    """Return the class that wins strictly, (n,) int64; ``NO_ANSWER`` where none does.
+
+    A row whose logits tie at the top, or are not all finite, names no class: for whoever asks, it
+    is not the label.
+    """
+    top = logits.argmax(dim=1)
+    firm = torch.isfinite(logits).all(dim=1) & (lead(logits, top) > 0)
+    return torch.where(firm, top, torch.full_like(top, NO_ANSWER))
+
+
+def differs(first: Tensor, second: Tensor) -> Tensor:
+    """Return where two answers to the same rows, (n, classes), differ beyond rounding, (n,)."""
+    gap = (first.double() - second.double()).abs().amax(dim=1)
+    both_broken = ~torch.isfinite(first).all(dim=1) & ~torch.isfinite(second).all(dim=1)
+    spread = first.double().std(dim=1).clamp(min=1e-30)
+    return ~(gap <= ROUNDING * spread) & ~both_broken
 
 
 def confidence(logits: Tensor) -> Tensor:
