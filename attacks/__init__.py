@@ -4,6 +4,7 @@ INDEX = {
     "jsma": "attacks.jsma.plugin:Jsma",
     "fgsm": "attacks.fgsm:FGSM",
     "pgd": "attacks.pgd:PGD",
+    "apgd": "attacks.apgd:APGD",
     "noise": "attacks.noise:Noise",
     "transfer": "attacks.transfer:Transfer",
     "art": "attacks.peers.art:Art",

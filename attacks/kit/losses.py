@@ -87,13 +87,22 @@ LOSSES: Mapping[str, Loss] = {
 
 def check_classes(output: str, classes: int, *, targeted: bool) -> None:
     """Raise ValueError where ``output`` is not defined on so few ``classes``."""
-    least = (4 if targeted else 3) if output == "dlr" else 2
+    least = _least_classes(output, targeted=targeted)
     if classes < least:
         goal = "a targeted" if targeted else "an untargeted"
         raise ValueError(
             f"output 'dlr' compares the {least} largest logits in {goal} attack, and the model has "
             f"{classes}: take 'margin'"
         )
+
+
+def defined(output: Output, classes: int, *, targeted: bool) -> Output:
+    """Return ``output``, or "margin" in place of a DLR that so few ``classes`` do not define."""
+    return output if classes >= _least_classes(output, targeted=targeted) else "margin"
+
+
+def _least_classes(output: str, *, targeted: bool) -> int:
+    return (4 if targeted else 3) if output == "dlr" else 2
 
 
 def _own(logits: Tensor, label: Tensor) -> Tensor:

@@ -175,10 +175,8 @@ def _fit(run: FinishedRun, fit: str) -> Document:
 
 
 def _stored(run: FinishedRun, node: Node) -> Document:
-    folder = run.folder
-    path = folder.model(node.id) if node.kind == "fit" else folder.cell(node.id)
     try:
-        key = read_json(path)["key"]
+        key = read_json(run.folder.document(node.kind, node.id))["key"]
         return key if isinstance(key, dict) and "document" in key else {"document": node.document}
     except (DamagedError, KeyError, TypeError):
         return {"document": node.document}

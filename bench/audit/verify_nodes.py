@@ -19,16 +19,15 @@ from bench.audit.verify_rows import (
 from bench.base.files import file_hash, read_json, read_records, read_tensors
 from bench.base.fingerprint import digest
 from bench.base.json_changes import changes, flatten
-from bench.base.types import DamagedError, Document, Outcome, Spec, UserError
+from bench.base.types import DamagedError, Document, Outcome, UserError
 from bench.evidence.finished_run import FinishedRun
 from bench.measure.probes import training_sample
 from bench.measure.query import predict
 from bench.plan.graph import Node
-from bench.plugins import registry
 from bench.plugins.contracts import Attack
-from bench.runner.keys import Keys, plugin_of
+from bench.runner.keys import Keys
 from bench.runner.rebuild import Rebuilder
-from bench.runner.schedule import FILES, SUFFIXES, incompatible
+from bench.runner.schedule import incompatible
 from bench.runner.worker import reason_of
 
 
@@ -83,7 +82,7 @@ class Recheck:
         """
         for node in self.run.plan.nodes:
             if node.kind != "probe":
-                plugin_of(node)
+                node.plugin()
         present = {fit: self._fit(node) for fit, node in self.run.fits().items()}
         for fit, found in present.items():
             model = self._load(fit) if found else None
@@ -115,7 +114,7 @@ class Recheck:
         return _Model(module, defense.stochastic)
 
     def _node(self, node: Node, model: _Model | None) -> None:
-        path = self._path(node)
+        path = self.run.folder.document(node.kind, node.id)
         if node.kind == "probe" and not path.exists() and self._probe_fails(node, model):
             return
         document = self._document(node, path)
@@ -137,10 +136,6 @@ class Recheck:
         self.result.differences += found.differences
         self.result.changed += found.changed
 
-    def _path(self, node: Node) -> Path:
-        folder = self.run.folder
-        return folder.probe(node.id) if node.kind == "probe" else folder.cell(node.id)
-
     # Documents, files, keys.
 
     def _document(self, node: Node, path: Path) -> Document | None:
@@ -158,9 +153,9 @@ class Recheck:
 
     def _files(self, node: Node, document: Document) -> None:
         files = document.get("files")
-        for name in FILES[node.kind]:
+        for name, path in self.run.folder.files(node.kind, node.id).items():
             checksum = files.get(name) if isinstance(files, dict) else None
-            self._file(node, self._path(node).with_suffix(SUFFIXES[name]), checksum)
+            self._file(node, path, checksum)
 
     def _file(self, node: Node, path: Path, checksum: object) -> None:
         try:
@@ -222,7 +217,7 @@ class Recheck:
         return False
 
     def _skipped_then(self, node: Node, outcome: Outcome) -> None:
-        if type(_attack(node)).unavailable is Attack.unavailable:
+        if type(node.attack()).unavailable is Attack.unavailable:
             self.result.add(node.id, "outcome", f"skipped: {outcome.reason}", "not skipped")
         else:
             self.result.notes.append(f"{node.id}: skipped there ({outcome.reason}), not here")
@@ -238,26 +233,22 @@ class Recheck:
         return False
 
     def _rejudge(self, node: Node, model: nn.Module, mode: Mode) -> Comparison:
-        path, info = self._path(node), self.data.info
-        stored = read_records(path.with_suffix(".parquet"))
+        # Without their checksums: a file that is not what its checksum says was reported above.
+        files, info = self.run.folder.files(node.kind, node.id), self.data.info
+        stored = read_records(files["records"])
         if node.kind == "probe":
             made = self.models.probe(model, node.document, self.data).rows
             splits = (self.data.test, training_sample(self.data))
             logits = torch.cat([predict(model, split.x, info.classes) for split in splits])
             return rejudge_probe(node.id, stored, made, mode, logits)
-        x_adv = read_tensors(path.with_suffix(".safetensors"))["x_adv"].to(self.models.device)
+        x_adv = read_tensors(files["inputs"])["x_adv"].to(self.models.device)
         self.result.count("records", len(stored))
         sources = self.models.sources(node.document, self.data)
-        subject = Subject(model, _attack(node), sources, info, mode)
+        subject = Subject(model, node.attack(), sources, info, mode)
         return rejudge_cell(node.id, subject, stored, x_adv)
 
 
 def _code_of(node: Node) -> str:
     """Name an attack with what its parameters chose: its code and theirs are one source."""
-    chosen = [item.__qualname__ for item in _attack(node).code()] if node.kind == "cell" else []
+    chosen = [item.__qualname__ for item in node.attack().code()] if node.kind == "cell" else []
     return " ".join([str(node.document.get("attack", {}).get("name")), *chosen])
-
-
-def _attack(node: Node) -> Attack:
-    spec = node.document["attack"]
-    return registry.ATTACKS.make(Spec(spec["name"], spec["params"]))

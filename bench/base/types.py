@@ -169,6 +169,11 @@ class Spec:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
+def spec_of(document: Document) -> Spec:
+    """Return the plugin that a node's document names: its ``name`` and complete ``params``."""
+    return Spec(document["name"], document["params"])
+
+
 class UserError(Exception):
     """A mistake in the command line, a matrix, a plugin's name or the data: exit status 2.
 

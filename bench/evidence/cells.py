@@ -1,17 +1,61 @@
-"""The cells of a finished run with their records, by the model that they attack."""
+"""What a cell or a probe left, read back: the one reader of a run's evidence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import pandas as pd
+from torch import Tensor
 
-from bench.base.files import read_json, read_records
-from bench.base.types import Document, Spec
+from bench.base.files import read_json, read_records, read_tensors
+from bench.base.types import DamagedError, Document, Outcome
 from bench.evidence.finished_run import FinishedRun
-from bench.plan.graph import Node
+from bench.evidence.folder import RunFolder
 from bench.plan.panel import Entry
-from bench.plugins import registry
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One cell or probe as it lies on disk: a document, and the files whose checksums it holds.
+
+    Every file is read when it is asked for. Raises DamagedError where one cannot be read, or is
+    not what its checksum says.
+    """
+
+    folder: RunFolder
+    kind: Literal["probe", "cell"]
+    id: str
+
+    @cached_property
+    def document(self) -> Document:
+        """The document; a probe that failed left none, and a cell says how it ended."""
+        path = self.folder.document(self.kind, self.id)
+        document = read_json(path)
+        if not isinstance(document, dict):
+            raise DamagedError(f"{path} holds no JSON object")
+        return document
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a document at all."""
+        return self.folder.document(self.kind, self.id).exists()
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the node ended."""
+        return Outcome(**self.document["outcome"])
+
+    def records(self) -> pd.DataFrame:
+        """Return one row an attempt of a cell, or one a clean image of a probe."""
+        path = self.folder.files(self.kind, self.id)["records"]
+        return read_records(path, self.document["files"]["records"])
+
+    def inputs(self) -> Tensor:
+        """Return the adversarial inputs of a cell, (attempts, *shape), in the order of records."""
+        path = self.folder.files(self.kind, self.id)["inputs"]
+        return read_tensors(path, self.document["files"]["inputs"])["x_adv"]
 
 
 def read_trials(run: FinishedRun) -> dict[str, list[Trial]]:
@@ -22,18 +66,11 @@ def read_trials(run: FinishedRun) -> dict[str, list[Trial]]:
     rows = {row["id"]: row for row in run.rows}
     found: dict[str, list[Trial]] = {}
     for node in run.plan.of("cell"):
-        found.setdefault(node.needs["model"], []).append(_trial(run, node, rows[node.id]))
+        row, cell = rows[node.id], Evidence(run.folder, "cell", node.id)
+        records = cell.records() if row["status"] == "done" else None
+        trial = Trial(row, records, node.attack().access)
+        found.setdefault(node.needs["model"], []).append(trial)
     return found
-
-
-def _trial(run: FinishedRun, node: Node, row: dict[str, object]) -> Trial:
-    path = run.folder.cell(node.id)
-    spec = node.document["attack"]
-    access = registry.ATTACKS.make(Spec(spec["name"], spec["params"])).access
-    if row["status"] != "done":
-        return Trial(row, None, access)
-    checksum = read_json(path)["files"]["records"]
-    return Trial(row, read_records(path.with_suffix(".parquet"), checksum), access)
 
 
 @dataclass(frozen=True)

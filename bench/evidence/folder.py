@@ -3,21 +3,43 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.base.files import read_json, sweep
 from bench.base.types import DamagedError, Document, UserError
+from bench.plan.graph import Kind
 
 SCHEMA = 1
 """Version of the layout of a results folder; a newer one is refused."""
 
 
+BESIDE: Mapping[Kind, Mapping[str, str]] = {
+    "fit": {"weights": ".safetensors"},
+    "probe": {"records": ".parquet"},
+    "cell": {"records": ".parquet", "inputs": ".safetensors"},
+}
+"""The files beside a node's document, by kind: their names and suffixes."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of one run's results."""
+    """The paths of one run's results.
+
+    Every node that is done has a document, and beside it the ``files`` whose checksums that holds.
+    """
 
     root: Path
+
+    def document(self, kind: Kind, node: str) -> Path:
+        """Document of a node."""
+        return {"fit": self.model, "probe": self.probe, "cell": self.cell}[kind](node)
+
+    def files(self, kind: Kind, node: str) -> dict[str, Path]:
+        """Return what lies beside the document of a node, by its name there."""
+        stem = self.document(kind, node)
+        return {name: stem.with_suffix(suffix) for name, suffix in BESIDE[kind].items()}
 
     def model(self, fit: str) -> Path:
         """Document of a fit."""
@@ -25,14 +47,14 @@ class RunFolder:
 
     def weights(self, fit: str) -> Path:
         """Weights of a fit."""
-        return self.root / "models" / f"{fit}.safetensors"
+        return self.files("fit", fit)["weights"]
 
     def probe(self, node: str) -> Path:
-        """Document of a probe; its rows lie beside it as Parquet."""
+        """Document of a probe."""
         return self.root / "probes" / f"{node}.json"
 
     def cell(self, node: str) -> Path:
-        """Document of a cell; its records and inputs lie beside it."""
+        """Document of a cell."""
         return self.root / "cells" / f"{node}.json"
 
     def top(self, name: str) -> Path:

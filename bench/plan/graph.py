@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from bench.base.fingerprint import digest
-from bench.base.types import Document, Spec, UserError
+from bench.base.types import Document, Spec, UserError, spec_of
 from bench.plan.matrix import MatrixConfig, parse_matrix
 from bench.plan.panel import REFERENCE
 from bench.plugins import registry
@@ -30,6 +31,26 @@ class Node:
     kind: Kind
     document: Document
     needs: Mapping[str, str]
+
+    def defense(self) -> Defense:
+        """Return the defense that a fit trains; raises UserError where its plugin is not loaded."""
+        return self._defense
+
+    def attack(self) -> Attack:
+        """Return the attack that a cell makes; raises UserError where its plugin is not loaded."""
+        return self._attack
+
+    def plugin(self) -> Defense | Attack:
+        """Return the defense of a fit, the attack of a cell."""
+        return self.attack() if self.kind == "cell" else self.defense()
+
+    @cached_property
+    def _defense(self) -> Defense:
+        return registry.DEFENSES.make(spec_of(self.document["defense"]))
+
+    @cached_property
+    def _attack(self) -> Attack:
+        return registry.ATTACKS.make(spec_of(self.document["attack"]))
 
 
 @dataclass(frozen=True)

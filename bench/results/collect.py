@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 
-from bench.base.files import check, file_hash, read_json, read_records, write_json
+from bench.base.files import check, file_hash, read_json, write_json
 from bench.base.fingerprint import digest
 from bench.base.types import (
     DamagedError,
@@ -20,7 +19,7 @@ from bench.base.types import (
     Suspicions,
     ThreatModel,
 )
-from bench.evidence.cells import Trial
+from bench.evidence.cells import Evidence, Trial
 from bench.evidence.finished_run import read_results
 from bench.evidence.folder import RunFolder
 from bench.measure.logits import without as without_logits
@@ -65,8 +64,10 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
             "report": plan.matrix.report,
             "panels": [asdict(entry) for entry in plan.matrix.entries()],
             "fits": [folder.model(node.id).exists() for node in plan.of("fit")],
-            "probes": [_files(folder.probe(node.id)) for node in plan.of("probe")],
-            "cells": [[node.id, _files(folder.cell(node.id))] for node in plan.of("cell")],
+            "probes": [_files(Evidence(folder, "probe", node.id)) for node in plan.of("probe")],
+            "cells": [
+                [node.id, _files(Evidence(folder, "cell", node.id))] for node in plan.of("cell")
+            ],
         }
     )
     try:
@@ -89,8 +90,8 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     return made
 
 
-def _files(path: Path) -> Document:
-    document: Document = read_json(path) if path.exists() else {}
+def _files(evidence: Evidence) -> Document:
+    document: Document = evidence.document if evidence.exists else {}
     return {name: document.get(name) for name in ("outcome", "files", "queries", "errors")}
 
 
@@ -115,7 +116,7 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
                 | _disagreement(cell, cells)
                 | {"paired": _paired(cell, cells, fits)},
                 probes[fit].summary(),
-                cell.document.get("queries", {}),
+                cell.evidence.document.get("queries", {}),
                 info.classes,
             )
         )
@@ -176,21 +177,18 @@ class _Cell:
     """One cell as it lies on disk; without its ``logits``, which cost time, where none are told."""
 
     def __init__(self, node: Node, info: DataInfo, folder: RunFolder, *, logits: bool) -> None:
-        path = folder.cell(node.id)
-        spec = node.document["attack"]
+        attack = node.attack()
         self.node = node
-        self.document: Document = read_json(path)
-        self.outcome = Outcome(**self.document["outcome"])
-        attack = registry.ATTACKS.make(Spec(spec["name"], spec["params"]))
+        self.evidence = Evidence(folder, "cell", node.id)
+        self.outcome = self.evidence.outcome
         self.fit = node.needs["model"]
         self.threat = attack.threat(info.shape)
         self.access = attack.access
-        self.output: str | None = spec["params"].get("output")
+        self.output: str | None = node.document["attack"]["params"].get("output")
         self.records: pd.DataFrame | None = None
         self.summary: Document = {}
         if self.outcome.status == "done":
-            checksum = self.document["files"]["records"]
-            records = read_records(path.with_suffix(".parquet"), checksum)
+            records = self.evidence.records()
             self.records = records if logits else without_logits(records)
             self.summary = summarise(self.records, self.threat, info.features)
 
@@ -284,12 +282,8 @@ class _Probe:
     """One probe as it lies on disk; nothing is known where it failed."""
 
     def __init__(self, node: Node, folder: RunFolder) -> None:
-        path = folder.probe(node.id)
-        self.document: Document = read_json(path) if path.exists() else {}
-        self.records: pd.DataFrame | None = None
-        if self.document:
-            checksum = self.document["files"]["records"]
-            self.records = read_records(path.with_suffix(".parquet"), checksum)
+        self.evidence = Evidence(folder, "probe", node.id)
+        self.records = self.evidence.records() if self.evidence.exists else None
 
     def summary(self) -> Document:
         """Return what stands beside every cell of the model."""
@@ -301,7 +295,7 @@ class _Probe:
             return {"status": "failed"}
         return {
             "status": "done",
-            "parameters": self.document["parameters"],
-            "errors": self.document["errors"],
+            "parameters": self.evidence.document["parameters"],
+            "errors": self.evidence.document["errors"],
             **summarise_model(self.records, sources),
         }

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.base.files import file_hash
 from bench.base.fingerprint import digest
-from bench.base.types import Document, Spec, UserError
+from bench.base.types import Document, UserError
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
@@ -56,7 +56,7 @@ class Keys:
             "source": source,
             "required_weights": {role: model["weights"] for role, model in required.items()},
             **({"required_sources": sources} if sources else {}),
-            **_files(plugin_of(node)),
+            **_files(node.plugin()),
         }
 
     def _probe(self, node: Node) -> Document:
@@ -70,7 +70,7 @@ class Keys:
 
     def _cell(self, node: Node) -> Document:
         attack: Any = registry.ATTACKS.get(node.document["attack"]["name"])
-        chosen: Any = registry.ATTACKS.make(_spec(node.document["attack"])).code()
+        chosen: Any = node.attack().code()
         sources, seed = node.document["sources"], node.document["source_seed"]
         return {
             **self._common(node),
@@ -81,7 +81,7 @@ class Keys:
             "attack_source": source_hash(attack, *chosen),
             "harness_source": source_hash(attack_sources),
             "samples": self._sample_document(_count(sources), seed),
-            **_files(plugin_of(node)),
+            **_files(node.plugin()),
         }
 
     def _common(self, node: Node) -> Document:
@@ -96,7 +96,7 @@ class Keys:
     def _source_of_fit(self, node: Node) -> str:
         defense: Any = registry.DEFENSES.get(node.document["defense"]["name"])
         network = registry.NETWORKS.get(node.document["network"]["name"])
-        chosen: Any = registry.DEFENSES.make(_spec(node.document["defense"])).code()
+        chosen: Any = node.defense().code()
         return source_hash(fit, defense, network, *chosen)
 
     def _model(self, fit_id: str) -> Document:
@@ -127,14 +127,7 @@ def check_files(plan: Plan) -> None:
     """Raise UserError where a defense or an attack of ``plan`` names a file that is not there."""
     for node in plan.nodes:
         if node.kind != "probe":
-            _files(plugin_of(node))
-
-
-def plugin_of(node: Node) -> Defense | Attack:
-    """Return the defense of a fit, the attack of a cell."""
-    if node.kind == "cell":
-        return registry.ATTACKS.make(_spec(node.document["attack"]))
-    return registry.DEFENSES.make(_spec(node.document["defense"]))
+            _files(node.plugin())
 
 
 def _files(plugin: Defense | Attack) -> Document:
@@ -151,7 +144,3 @@ def _file_hash(plugin: Defense | Attack, path: Path) -> str:
             f"{type(plugin).__name__} needs the file {str(path)!r}, which cannot be read: "
             f"{error.strerror}; a relative path starts at the current folder, {str(Path.cwd())!r}"
         ) from error
-
-
-def _spec(document: Document) -> Spec:
-    return Spec(document["name"], document["params"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.base.files import read_json, read_tensors
 from bench.base.fingerprint import digest
-from bench.base.types import Document, Spec
+from bench.base.types import Document, spec_of
 from bench.evidence.folder import RunFolder
 from bench.measure.cell import Sources
 from bench.measure.probes import Probe, Samples, probe
@@ -46,7 +46,7 @@ class Rebuilder:
         """Return the data set of a document, loaded once, on the device."""
         name = digest(document)
         if name not in self._data:
-            source = registry.DATASETS.make(Spec(document["name"], document["params"]))
+            source = registry.DATASETS.make(spec_of(document))
             self._data[name] = source.load(self.settings.data).to(self.device)
         return self._data[name]
 
@@ -96,8 +96,3 @@ class _Fitted(Mapping[str, nn.Module]):
 def make_defense(document: Document) -> Defense:
     """Return the defense of a fit's document."""
     return registry.DEFENSES.make(spec_of(document["defense"]))
-
-
-def spec_of(document: Document) -> Spec:
-    """Return a plugin's document as a ``Spec``."""
-    return Spec(document["name"], document["params"])

@@ -14,12 +14,10 @@ from bench.base.fingerprint import digest
 from bench.base.types import DamagedError, Document, Outcome, UserError
 from bench.evidence.folder import SCHEMA, RunFolder
 from bench.plan.graph import Node, Plan
-from bench.plugins import registry
 from bench.plugins.contracts import Defense
 from bench.plugins.data import Dataset
 from bench.runner.keys import Keys
 from bench.runner.processes import LocalExecutor
-from bench.runner.rebuild import make_defense, spec_of
 from bench.runner.task import Report, Settings, Task
 
 Observer = Callable[[Node, Report, bool], None]
@@ -130,14 +128,11 @@ class _Run:
     def _stands(self, node: Node, key: Document) -> bool:
         """Whether the folder holds this node's evidence, made of the same things, undamaged."""
         try:
-            if node.kind == "fit":
-                document = read_json(self.folder.model(node.id))
-                check(self.folder.weights(node.id), document["weights"])
-                return _made_of(document, key)
-            path = (self.folder.probe if node.kind == "probe" else self.folder.cell)(node.id)
-            document = read_json(path)
-            for name in FILES[node.kind]:
-                check(path.with_suffix(SUFFIXES[name]), document["files"][name])
+            document = read_json(self.folder.document(node.kind, node.id))
+            # A fit has one file beside it, whose checksum stands at the top of its document.
+            checksums = document if node.kind == "fit" else document["files"]
+            for name, path in self.folder.files(node.kind, node.id).items():
+                check(path, checksums[name])
             done = Outcome(**document["outcome"]).status == "done"
             return done and _made_of(document, key)
         except (DamagedError, KeyError, TypeError):
@@ -149,8 +144,7 @@ class _Run:
             document = {"id": node.id, "outcome": asdict(outcome), "document": node.document}
             write_json(self.folder.cell(node.id), document)
             return
-        path = self.folder.model(node.id) if node.kind == "fit" else self.folder.probe(node.id)
-        path.unlink(missing_ok=True)
+        self.folder.document(node.kind, node.id).unlink(missing_ok=True)
 
     def _finish(self, node: Node, report: Report, reused: bool = False) -> None:
         self.progress.outcomes[node.id] = report.outcome
@@ -168,8 +162,7 @@ class _Run:
 
 def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:
     """Return why a cell is skipped, or None where its attack and its defense go together."""
-    defense = make_defense(fits[node.needs["model"]].document)
-    attack = registry.ATTACKS.make(spec_of(node.document["attack"]))
+    defense, attack = fits[node.needs["model"]].defense(), node.attack()
     if reason := attack.unavailable():
         return reason
     adaptive = type(defense).surrogate is not Defense.surrogate
@@ -180,9 +173,3 @@ def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:
 
 def _made_of(document: Document, key: Document) -> bool:
     return bool(digest(document["key"]) == document["evidence"] == digest(key))
-
-
-FILES = {"probe": ("records",), "cell": ("records", "inputs")}
-"""What lies beside the document of a node, by kind."""
-
-SUFFIXES = {"records": ".parquet", "inputs": ".safetensors"}

@@ -28,7 +28,7 @@ from bench.base.files import (
     writing,
 )
 from bench.base.fingerprint import digest
-from bench.base.types import DamagedError, Document, Outcome, UserError
+from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
 from bench.evidence.folder import RunFolder
 from bench.measure.cell import attack_sources
 from bench.measure.query import ContractError, predict
@@ -37,7 +37,7 @@ from bench.plugins import registry
 from bench.plugins.contracts import AttackContext
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
-from bench.runner.rebuild import Rebuilder, make_defense, spec_of
+from bench.runner.rebuild import Rebuilder, make_defense
 from bench.runner.task import Report, Settings, Task
 from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError

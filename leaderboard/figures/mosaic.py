@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.base.files import read_json, read_records, read_tensors
 from bench.base.types import Results
+from bench.evidence.cells import Evidence
 from bench.evidence.folder import RunFolder
 from bench.plugins.data import Dataset
 from leaderboard.figures.style import WIDTH, new_figure, styled
@@ -64,10 +64,8 @@ def stored(
 
     One source a class: the first of it, in the order of the cell, that was attacked.
     """
-    path = folder.cell(row["id"])
-    files = read_json(path)["files"]
-    records = read_records(path.with_suffix(".parquet"), files["records"])
-    x_adv = read_tensors(path.with_suffix(".safetensors"), files["inputs"])["x_adv"]
+    cell = Evidence(folder, "cell", row["id"])
+    records, x_adv = cell.records(), cell.inputs()
     attacked = records[(records["status"] == "attacked").to_numpy()]
     first = attacked.groupby("label")["sample_id"].first()
     originals = {

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bench.base.files import read_json, read_records
+from bench.base.files import read_json
+from bench.evidence.cells import Evidence
 from bench.evidence.folder import RunFolder
 from bench.plan.graph import read_plan
 from bench.plugins.data import Dataset
@@ -29,9 +30,7 @@ class Material:
 
     def test_rows(self, model: str) -> pd.DataFrame:
         """Return the rows of a model's probe on the test split; ``model``: its id."""
-        path = self.folder.probe(self._probes[model])
-        checksum = read_json(path)["files"]["records"]
-        rows = read_records(path.with_suffix(".parquet"), checksum)
+        rows = Evidence(self.folder, "probe", self._probes[model]).records()
         return rows[(rows["split"] == "test").to_numpy()]
 
     def image(self, sample: int) -> npt.NDArray[np.float32]:

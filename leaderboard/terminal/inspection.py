@@ -12,9 +12,9 @@ from bench.audit.diff import CellPair, Changes, RunComparison
 from bench.audit.repeat_command import repeat_command
 from bench.audit.verify_nodes import Verification
 from bench.audit.verify_rows import CONFIDENCE
-from bench.base.files import read_json, read_records
 from bench.base.text import one_line, plain
-from bench.base.types import DamagedError, Document
+from bench.base.types import Document
+from bench.evidence.cells import Evidence
 from bench.evidence.finished_run import FinishedRun
 from bench.plan.graph import Node
 from leaderboard.tables.cells import Row, labels
@@ -54,7 +54,8 @@ def show_verification(run: FinishedRun, found: Verification) -> None:
 
 def show_cell(run: FinishedRun, node: Node) -> None:
     """Print a cell: outcome, key document, metrics, flags, records, the command to repeat."""
-    document = _read(run, node)
+    evidence = Evidence(run.folder, "cell", node.id)
+    document = evidence.document
     row = run.row(node)
     _title(_cell_name(row, run.rows) if row else node.id)
     outcome = document.get("outcome") or {}
@@ -67,7 +68,7 @@ def show_cell(run: FinishedRun, node: Node) -> None:
         if name != "flags":
             _say(f"{name:<24}{_short(value)}")
     _show_flags(row.get("flags") or [])
-    _show_records(run, node, document, row)
+    _show_records(evidence, row)
     _title("\nrepeat")
     command, matrix = repeat_command(run, str((document.get("key") or {}).get("device", "auto")))
     _say(command)
@@ -75,13 +76,6 @@ def show_cell(run: FinishedRun, node: Node) -> None:
         _say(
             f"\nwith {run.plan.matrix.name}.toml (and the run's --plugin, if it had one):\n{matrix}"
         )
-
-
-def _read(run: FinishedRun, node: Node) -> Document:
-    document = read_json(run.folder.cell(node.id))
-    if not isinstance(document, dict):
-        raise DamagedError(f"{run.folder.cell(node.id)} holds no JSON object")
-    return document
 
 
 def _show_flags(flags: list[Document]) -> None:
@@ -92,11 +86,10 @@ def _show_flags(flags: list[Document]) -> None:
         _say("none")
 
 
-def _show_records(run: FinishedRun, node: Node, document: Document, row: Row) -> None:
-    if "files" not in document:
+def _show_records(evidence: Evidence, row: Row) -> None:
+    if "files" not in evidence.document:
         return
-    path = run.folder.cell(node.id).with_suffix(".parquet")
-    records = read_records(path, document["files"]["records"])
+    records = evidence.records()
     _title(f"\nrecords ({len(records)})")
     for column in ("status", "stop_reason"):
         counts = records[column].value_counts(dropna=False).sort_index()

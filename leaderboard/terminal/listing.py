@@ -10,11 +10,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from bench.base.text import nearest, one_line
-from bench.base.types import Spec, UserError
+from bench.base.types import UserError
 from bench.claims.claim import claim_names, load_claim
 from bench.plan.graph import Plan
 from bench.plan.matrix import load_matrix, matrix_names
-from bench.plugins import registry
 from bench.plugins.recipes import RECIPES
 from bench.plugins.registry import REGISTRIES
 from leaderboard.terminal.say import grid, relative, say
@@ -26,9 +25,7 @@ def show_plan(plan: Plan, classes: int, test: int, folder: Path) -> None:
     sources = test if matrix.sources == "all" else matrix.sources
     attempts = 0
     for node in plan.of("cell"):
-        spec = node.document["attack"]
-        attack = registry.ATTACKS.make(Spec(spec["name"], spec["params"]))
-        attempts += sources * (classes - 1 if attack.targets == "all" else 1)
+        attempts += sources * (classes - 1 if node.attack().targets == "all" else 1)
     say(f"matrix {matrix.name} on {plan.dataset['name']}, network {plan.network['name']}, "
                f"recipe {plan.recipe}, seeds {matrix.seeds}")  # fmt: skip
     counts = {kind: len(plan.of(kind)) for kind in ("fit", "probe", "cell")}

@@ -1,0 +1,370 @@
+"""Auto-PGD: a projected ascent with momentum that sets its own step size, in batches.
+
+Croce and Hein 2020, *Reliable evaluation of adversarial robustness with an ensemble of diverse
+parameter-free attacks*, arXiv 2003.01690, algorithm 1 and section 3; APGD-T, section 4. What is
+climbed stands in ``attacks.kit.losses``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from attacks.kit.ball import (
+    BallNorm,
+    check_ball,
+    check_counts,
+    check_inputs,
+    default_chunk,
+    project,
+    random_point,
+    steepest,
+)
+from attacks.kit.draws import row_streams, sample_streams
+from attacks.kit.losses import LOSSES, Output, defined
+from attacks.kit.model import Model, at_rest
+from attacks.kit.view import View
+from bench.base.types import Targets, ThreatModel
+from bench.plugins.contracts import Attack, AttackContext, Perturbation
+
+MOMENTUM = 0.75
+"""The share of a step that is new; the rest goes on in the direction of the last one."""
+
+RHO = 0.75
+"""The share of a window's steps that have to raise the loss, or the step size is halved."""
+
+
+@dataclass(frozen=True)
+class APGDResult:
+    """One entry for each row of x, all on the device of x.
+
+    `x_adv`: the shape and dtype of x. `success`: bool, the goal holds with a strict margin.
+    `iterations`: int64, steps taken, all climbs together. `zero_gradients`: int64, how many of
+    the gradients were exactly zero (or NaN) everywhere: at most one a step.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    iterations: Tensor
+    zero_gradients: Tensor
+
+
+def apgd(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor | None = None,
+    *,
+    eps: float,
+    norm: BallNorm = "linf",
+    steps: int = 100,
+    restarts: int = 1,
+    output: Output = "dlr",
+    runners_up: int = 0,
+    seed: int = 0,
+    streams: Tensor | None = None,
+    chunk: int | None = None,
+) -> APGDResult:
+    """Climb a loss from random points of the ball of radius eps around x, inside the box [0, 1].
+
+    The first step is as long as the ball is wide. At the checkpoints a row whose loss rose in
+    less than three quarters of the steps since the last one, or whose best loss stands still, goes
+    back to its best point and halves its step.
+
+    Args:
+        model: maps (rows, *shape) to logits (rows, classes). An `nn.Module` runs in eval mode
+            with frozen weights; both are restored, and no `.grad` is touched.
+        x: (batch, *shape), floating-point, in [0, 1].
+        y: (batch,) integers, the labels to leave.
+        target: (batch,) integers, the classes to reach instead.
+        eps: radius in input units, in (0, 1] for "linf", positive for "l2".
+        norm: "linf" steps along the sign of the gradient, "l2" along its direction.
+        steps: gradient steps of each climb.
+        restarts: how often the attack runs; each climb attacks the rows that still stand.
+        output: what is differentiated, a key of `attacks.kit.losses.LOSSES`; "margin" stands in
+            for a DLR that the model has too few classes for.
+        runners_up: in each restart, one climb towards each of so many wrong classes, those of the
+            largest logits at x first (the paper's APGD-T, with output "dlr"); at most all of them
+            are taken. The goal is still any class but y, and `target` must be None. With 0 there
+            is one climb a restart, away from y or towards the target.
+        seed: of the random starts; any integer.
+        streams: (batch,) integers, which random stream each row has, by default its position. The
+            starts depend on the seed, the climb and this alone: not on the batch.
+        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
+            by floating-point rounding.
+
+    Returns the first point of a row at which the goal holds; without any, the visited point that
+    misses it by the least margin of the logits. A gradient that is missing, because the model
+    detaches it or does not depend on its input, is a zero gradient: the random starts still act.
+    What the model raises is not caught.
+
+    Raises:
+        ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
+
+    """
+    check_ball(norm, eps)
+    _check_climbs(steps, restarts, output, chunk)
+    _check_runners_up(runners_up, targeted=target is not None)
+    check_inputs(x, y, target, streams)
+    size = chunk or default_chunk(x)
+    with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
+        view = View(model, x, y, target)
+        search = _Search(view, eps, norm, steps, output, seed, row_streams(x, streams))
+        found = _Found(view.clean)
+        aims = _runners_up(view, runners_up, size) if runners_up and len(x) else [view.target]
+        for draw in range(restarts * len(aims)):
+            standing = (~found.success).nonzero().squeeze(1)
+            for rows in torch.split(standing, size) if len(standing) else ():
+                _climb(search, rows, aims[draw % len(aims)], draw, found)
+    return APGDResult(found.x_adv.view_as(x), found.success, found.iterations, found.zero_gradients)
+
+
+def checkpoints(steps: int) -> dict[int, int]:
+    """Return after which steps the step size is judged, each with the steps since the last one."""
+    at, percent, width = {}, 22, 22
+    before = 0
+    while percent <= 100:
+        step = -(-percent * steps // 100)
+        if step > before:
+            at[step], before = step - before, step
+        width = max(width - 3, 6)
+        percent += width
+    return at
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What all climbs share."""
+
+    view: View
+    eps: float
+    norm: BallNorm
+    steps: int
+    output: Output
+    seed: int
+    streams: Tensor
+
+    def start(self, rows: Tensor, draw: int) -> Tensor:
+        """Return a random point of the ball of each row."""
+        clean, streams = self.view.clean[rows], self.streams[rows]
+        return random_point(clean, self.eps, self.norm, self.seed, draw, streams)
+
+    def look(self, points: Tensor, rows: Tensor, aim: Tensor | None) -> tuple[Tensor, ...]:
+        """Return margin, loss (rows,) and gradient, away from y or towards ``aim`` (batch,)."""
+        y, towards = self.view.y[rows], None if aim is None else aim[rows]
+
+        def climbed(logits: Tensor) -> Tensor:
+            output = defined(self.output, logits.shape[1], targeted=aim is not None)
+            return LOSSES[output](logits, y, towards)
+
+        logits, loss, gradient = self.view.climb(points, climbed)
+        loss = torch.where(loss.isnan(), -torch.inf, loss)
+        return self.view.margin(logits, rows), loss, gradient
+
+    def step(self, at: _At, share: float) -> Tensor:
+        """Return the next points: ``share`` of a gradient step, the rest of the last step's."""
+        ahead = at.point + at.length * steepest(at.gradient, self.norm)
+        ahead = project(ahead, at.clean, self.eps, self.norm)
+        moved = at.point + share * (ahead - at.point) + (1 - share) * (at.point - at.previous)
+        return project(moved, at.clean, self.eps, self.norm)
+
+
+@dataclass
+class _At:
+    """Where a climb stands, one entry a row; ``row``: which of the batch it is."""
+
+    row: Tensor
+    clean: Tensor
+    point: Tensor
+    previous: Tensor
+    gradient: Tensor
+    loss: Tensor
+    best: Tensor
+    best_gradient: Tensor
+    best_loss: Tensor
+    checked_loss: Tensor
+    length: Tensor
+    rises: Tensor
+    halved: Tensor
+
+    @classmethod
+    def first(
+        cls, search: _Search, rows: Tensor, point: Tensor, loss: Tensor, gradient: Tensor
+    ) -> _At:
+        """Stand at a start, with a step as long as the ball is wide."""
+        return cls(
+            row=rows,
+            clean=search.view.clean[rows],
+            point=point,
+            previous=point,
+            gradient=gradient,
+            loss=loss,
+            best=point,
+            best_gradient=gradient,
+            best_loss=loss,
+            checked_loss=loss,
+            length=point.new_full((len(rows), 1), 2 * search.eps),
+            rises=torch.zeros_like(rows),
+            halved=torch.zeros_like(rows, dtype=torch.bool),
+        )
+
+    def rows(self, going: Tensor) -> _At:
+        """Return some of the rows."""
+        return _At(*(getattr(self, field.name)[going] for field in fields(self)))
+
+    def move(self, point: Tensor, loss: Tensor, gradient: Tensor) -> None:
+        """Take a step to ``point``, and keep it if it is the best."""
+        self.rises += loss > self.loss
+        self.previous, self.point = self.point, point
+        self.loss, self.gradient = loss, gradient
+        better = loss > self.best_loss
+        self.best = torch.where(better[:, None], point, self.best)
+        self.best_gradient = torch.where(better[:, None], gradient, self.best_gradient)
+        self.best_loss = torch.where(better, loss, self.best_loss)
+
+    def check(self, window: int) -> None:
+        """Halve the steps that have not paid in the last ``window``, and go back to the best."""
+        still = ~self.halved & (self.best_loss <= self.checked_loss)
+        self.halved = (self.rises < RHO * window) | still
+        back = self.halved[:, None]
+        self.length = torch.where(back, self.length / 2, self.length)
+        self.point = torch.where(back, self.best, self.point)
+        self.gradient = torch.where(back, self.best_gradient, self.gradient)
+        self.loss = torch.where(self.halved, self.best_loss, self.loss)
+        self.checked_loss, self.rises = self.best_loss, torch.zeros_like(self.rises)
+
+
+class _Found:
+    """The visited point of each row that is nearest to its goal, and what has been counted."""
+
+    def __init__(self, clean: Tensor) -> None:
+        self.x_adv = clean.clone()
+        self.margin = clean.new_full((len(clean),), -torch.inf, dtype=torch.float64)
+        self.iterations = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
+        self.zero_gradients = torch.zeros_like(self.iterations)
+
+    @property
+    def success(self) -> Tensor:
+        """Where the goal holds with a strict margin, (batch,) bool."""
+        return self.margin > 0
+
+    def keep(self, rows: Tensor, points: Tensor, margin: Tensor) -> Tensor:
+        """Keep ``points`` of a larger margin; return the positions of those not at their goal."""
+        before = self.margin[rows]
+        better = margin.double() > before  # never where it is NaN
+        self.margin[rows] = torch.where(better, margin.double(), before)
+        self.x_adv[rows] = torch.where(better[:, None], points, self.x_adv[rows])
+        return (~(margin > 0)).nonzero().squeeze(1)
+
+    def count(self, rows: Tensor, gradient: Tensor) -> None:
+        """Count a step of ``rows``, and those among them whose gradient is zero everywhere."""
+        self.iterations[rows] += 1
+        self.zero_gradients[rows] += ~gradient.any(dim=1)
+
+
+def _climb(search: _Search, rows: Tensor, aim: Tensor | None, draw: int, found: _Found) -> None:
+    """Run algorithm 1 once for ``rows``; those that reach their goal leave at once."""
+    checks = checkpoints(search.steps)
+    point = search.start(rows, draw)
+    margin, loss, gradient = search.look(point, rows, aim)
+    at = _At.first(search, rows, point, loss, gradient)
+    at = at.rows(found.keep(rows, point, margin))
+    for step in range(1, search.steps + 1):
+        if not len(at.row):
+            return
+        found.count(at.row, at.gradient)
+        point = search.step(at, MOMENTUM if step > 1 else 1.0)
+        if step == search.steps:  # there is nowhere to go on to: a look without a gradient
+            logits = search.view.logits(point)
+            found.keep(at.row, point, search.view.margin(logits, at.row))
+            return
+        margin, loss, gradient = search.look(point, at.row, aim)
+        going = found.keep(at.row, point, margin)
+        at.move(point, loss, gradient)
+        if step in checks:
+            at.check(checks[step])
+        if len(going) < len(at.row):
+            at = at.rows(going)
+
+
+def _runners_up(view: View, count: int, size: int) -> list[Tensor | None]:
+    """Return the wrong classes of the largest logits at the clean rows, (batch,) each."""
+    logits = torch.cat([view.logits(rows) for rows in torch.split(view.clean, size)])
+    wrong = logits.scatter(1, view.y[:, None], -torch.inf)
+    return list(wrong.topk(min(count, wrong.shape[1] - 1)).indices.unbind(1))
+
+
+def _check_climbs(steps: int, restarts: int, output: str, chunk: int | None) -> None:
+    check_counts(steps=steps, restarts=restarts, chunk=chunk)
+    if output not in LOSSES:
+        raise ValueError(f"output must be one of {tuple(LOSSES)}, got {output!r}")
+
+
+def _check_runners_up(runners_up: int, *, targeted: bool) -> None:
+    if runners_up < 0:
+        raise ValueError(f"runners_up must be at least 0, got {runners_up!r}")
+    if runners_up and targeted:
+        raise ValueError(
+            f"runners_up aims at classes of its own: give it with targets untargeted, "
+            f"got {runners_up!r}"
+        )
+
+
+@dataclass(frozen=True)
+class APGD(Attack):
+    """Auto-PGD, and APGD-T with ``runners_up``: Croce and Hein 2020, arXiv 2003.01690.
+
+    The parameters are those of ``attacks.apgd.apgd``, which says more of each. ``eps``: the budget
+    in input units, in (0, 1] for linf and positive for l2. ``norm``: ``linf`` or ``l2``.
+    ``steps``, ``restarts``: how long it climbs; the step size sets itself. ``output``: what is
+    differentiated, see ``attacks.kit.losses``. ``runners_up``: how many wrong classes each restart
+    aims at, one after another, 0 for one climb away from the label. ``targets``: which attempts
+    the runner makes. ``adaptive``: whether a defense's surrogate is differentiated, where it has
+    one; without, the attack is the naive one. ``chunk``: rows at a time.
+    """
+
+    eps: float = 0.1
+    norm: BallNorm = "linf"
+    steps: int = 100
+    restarts: int = 1
+    output: Output = "dlr"
+    runners_up: int = 0
+    targets: Targets = "untargeted"
+    adaptive: bool = True
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ball(self.norm, self.eps)
+        _check_climbs(self.steps, self.restarts, self.output, self.chunk)
+        _check_runners_up(self.runners_up, targeted=self.targets != "untargeted")
+        if self.targets not in get_args(Targets):
+            raise ValueError(f"targets must be one of {get_args(Targets)}, got {self.targets!r}")
+
+    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+        """Return the ball of radius ``eps``, whatever the ``shape``."""
+        return ThreatModel(self.norm, self.eps)
+
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
+    ) -> Perturbation:
+        """Run the attack on all rows; each sample has a random stream of its own."""
+        result = apgd(
+            model,
+            x,
+            y,
+            target,
+            eps=self.eps,
+            norm=self.norm,
+            steps=self.steps,
+            restarts=self.restarts,
+            output=self.output,
+            runners_up=self.runners_up,
+            seed=context.seed,
+            streams=sample_streams(context.sample_ids, target, context.info.classes),
+            chunk=self.chunk,
+        )
+        reasons = ["reached" if done else "budget" for done in result.success.tolist()]
+        return Perturbation(result.x_adv, result.iterations, reasons, result.zero_gradients)
