@@ -72,6 +72,10 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
         int | None,
         typer.Option(min=1, help="Run the panel once more with so many times the steps."),
     ] = None,
+    max_passes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes through the model that an attempt may cost."),
+    ] = None,
     device: Device = "auto",
     workers: Workers = None,
     data_dir: DataDir = None,
@@ -96,8 +100,8 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     from bench.plan.options import RunOptions
 
     options = RunOptions(
-        dataset, network, recipe, out, seeds, sources, budgets, effort, device, workers, data_dir,
-        cache_dir, offline, tuple(plugin), cell_timeout, fresh,
+        dataset, network, recipe, out, seeds, sources, budgets, effort, max_passes, device,
+        workers, data_dir, cache_dir, offline, tuple(plugin), cell_timeout, fresh,
     )  # fmt: skip
 
     def command() -> int:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from bench.audit.verify_rows import (
     Comparison,
@@ -21,8 +20,9 @@ from bench.base.fingerprint import digest
 from bench.base.json_changes import changes, flatten
 from bench.base.types import DamagedError, Document, Outcome, UserError
 from bench.evidence.finished_run import FinishedRun
+from bench.evidence.standing import Standing
 from bench.measure.probes import training_sample
-from bench.measure.query import predict
+from bench.measure.query import DRAWS, Anew, predict
 from bench.plan.graph import Node
 from bench.plugins.contracts import Attack
 from bench.runner.keys import Keys
@@ -55,7 +55,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class _Model:
-    module: nn.Module
+    anew: Anew
     stochastic: bool
 
 
@@ -73,7 +73,8 @@ class Recheck:
         self.other_code: set[str] = set()
         self._versions: dict[str, object] = {}
         self._weights: dict[str, str] = {}
-        self._keys = Keys(self.data, models.settings.device_class, self._weights)
+        standing = Standing(run.folder, self.data)
+        self._keys = Keys(self.data, models.settings.device_class, self._weights, standing)
 
     def check(self) -> Verification:
         """Check every fit, then its probes and cells.
@@ -107,11 +108,11 @@ class Recheck:
 
     def _load(self, fit: str) -> _Model | None:
         try:
-            defense, module = self.models.load_model(fit)
+            defense, _ = self.models.load_model(fit)
         except Exception as error:  # noqa: BLE001 (other people's code)
             self.result.add(fit, "model", "stored weights", f"not rebuilt: {reason_of(error)}")
             return None
-        return _Model(module, defense.stochastic)
+        return _Model(lambda: self.models.load_model(fit)[1], defense.stochastic)
 
     def _node(self, node: Node, model: _Model | None) -> None:
         path = self.run.folder.document(node.kind, node.id)
@@ -128,7 +129,7 @@ class Recheck:
         self.result.count(f"{node.kind}s")
         mode: Mode = "stochastic" if model.stochastic else self.result.mode
         try:
-            found = self._rejudge(node, model.module, mode)
+            found = self._rejudge(node, model, mode)
         except Exception as error:  # noqa: BLE001 (other people's code, and damaged rows)
             found = Comparison(
                 [Difference(node.id, "records", "stored", f"not made again: {reason_of(error)}")]
@@ -212,6 +213,9 @@ class Recheck:
         self.result.count(outcome.status)
         if document.get("document") != node.document:
             self.result.add(node.id, "document", document.get("document"), node.document)
+        left = self._keys.left(node)
+        if left is not None and not self._keys.worth(node, left):
+            return False
         if outcome.status == "skipped" and incompatible(self.run.fits(), node) is None:
             self._skipped_then(node, outcome)
         return False
@@ -227,24 +231,28 @@ class Recheck:
         if model is None:
             return True
         try:
-            self.models.probe(model.module, node.document, self.data)
+            self.models.probe(model.anew(), node.document, self.data)
         except Exception:  # noqa: BLE001 (other people's code)
             return True
         return False
 
-    def _rejudge(self, node: Node, model: nn.Module, mode: Mode) -> Comparison:
+    def _rejudge(self, node: Node, model: _Model, mode: Mode) -> Comparison:
         # Without their checksums: a file that is not what its checksum says was reported above.
         files, info = self.run.folder.files(node.kind, node.id), self.data.info
         stored = read_records(files["records"])
         if node.kind == "probe":
-            made = self.models.probe(model, node.document, self.data).rows
+            made = self.models.probe(model.anew(), node.document, self.data).rows
             splits = (self.data.test, training_sample(self.data))
-            logits = torch.cat([predict(model, split.x, info.classes) for split in splits])
+            module = model.anew()
+            logits = torch.cat([predict(module, split.x, info.classes) for split in splits])
             return rejudge_probe(node.id, stored, made, mode, logits)
         x_adv = read_tensors(files["inputs"])["x_adv"].to(self.models.device)
         self.result.count("records", len(stored))
         sources = self.models.sources(node.document, self.data)
-        subject = Subject(model, node.attack(), sources, info, mode)
+        if (left := self._keys.left(node)) is not None:
+            sources = sources.only(torch.tensor(left, dtype=torch.int64))
+        draws = DRAWS if model.stochastic else 1
+        subject = Subject(model.anew, node.attack(), sources, info, mode, draws)
         return rejudge_cell(node.id, subject, stored, x_adv)
 
 

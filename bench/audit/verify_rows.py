@@ -8,12 +8,21 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.base.types import DamagedError, DataInfo
-from bench.measure.cell import NO_TARGET, REPORTED, Attempts, Sources, choose_attempts, judge
+from bench.measure.cell import (
+    NO_TARGET,
+    REPORTED,
+    STATUSES,
+    Attempts,
+    Sources,
+    choose_attempts,
+    judge,
+    question,
+)
 from bench.measure.probes import GRADIENTS
-from bench.measure.query import predict
+from bench.measure.query import Anew, ask
 from bench.plugins.contracts import Attack
 from bench.results.cell_metrics import summarise
 from bench.results.model_metrics import summarise_probe
@@ -56,11 +65,12 @@ class Comparison:
 class Subject:
     """The model that is asked again, the attack and the sources that the rows are about."""
 
-    model: nn.Module
+    anew: Anew
     attack: Attack
     sources: Sources
     info: DataInfo
     mode: Mode
+    draws: int = 1
 
 
 def rejudge_cell(node: str, subject: Subject, stored: pd.DataFrame, x_adv: Tensor) -> Comparison:
@@ -68,24 +78,27 @@ def rejudge_cell(node: str, subject: Subject, stored: pd.DataFrame, x_adv: Tenso
 
     Raises DamagedError where the stored rows fit neither the sources nor the inputs.
     """
-    model, attack, sources = subject.model, subject.attack, subject.sources
-    info, mode = subject.info, subject.mode
-    clean = predict(model, sources.x, info.classes)
+    attack, sources = subject.attack, subject.sources
+    info, mode, draws = subject.info, subject.mode, subject.draws
+    clean = ask(subject.anew(), sources.x, info.classes, sources.seed, draws)
     chosen = choose_attempts(clean, sources, attack.targets, info.classes)
-    attempts = chosen if mode == "exact" else _stored_attempts(stored, sources, clean)
+    attempts = _stored_attempts(stored, sources, info.classes)
+    if mode == "exact":
+        attempts = chosen.with_seen(attempts.source[attempts.seen])
     if not len(stored) == len(x_adv) == len(attempts.source):
         raise DamagedError(
             f"{len(stored)} records and {len(x_adv)} inputs stand for {len(attempts.source)} "
             "attempts"
         )
     threat = attack.threat(info.shape)
-    made = judge(model, attack, sources, attempts, x_adv, info)
+    judged = question(subject.anew(), sources, x_adv, info.classes, draws)
+    made = judge(judged, attack, sources, attempts, x_adv, info)
     if mode == "stochastic":
         first, second = (summarise(_reported(f), threat, info.features) for f in (stored, made))
         inside = _inside(node, "success_rate", first, second, "success_ci")
         return Comparison([*compare(node, stored, made, mode).differences, *inside])
     ranks = 3 if attack.targets == "runner-up" else 2
-    tied = near_tie(clean, ranks)[attempts.source] | near_tie(predict(model, x_adv, info.classes))
+    tied = near_tie(clean, ranks)[attempts.source] | near_tie(judged.adversarial)
     found = compare(node, stored, made, mode, tied.cpu().numpy())
     if mode == "tolerant":
         firm = set(sources.ids[~near_tie(clean, ranks)].tolist())
@@ -184,18 +197,20 @@ def _reported(records: pd.DataFrame) -> pd.DataFrame:
     return records.assign(**{name: None for name in REPORTED if name not in records})
 
 
-def _stored_attempts(stored: pd.DataFrame, sources: Sources, clean: Tensor) -> Attempts:
+def _stored_attempts(stored: pd.DataFrame, sources: Sources, classes: int) -> Attempts:
     place = {int(sample): row for row, sample in enumerate(sources.ids.tolist())}
     try:
         source = torch.tensor([place[int(sample)] for sample in stored["sample_id"]])
         target = torch.tensor([int(value) for value in stored["target"]])
-        attacked = torch.tensor([status == "attacked" for status in stored["status"]])
+        code = torch.tensor([STATUSES.index(status) for status in stored["status"]])
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"the stored attempts fit no source: {error}") from error
-    if len(target) and not NO_TARGET <= int(target.min()) <= int(target.max()) < clean.shape[1]:
-        raise DamagedError(f"a stored target is no class of {clean.shape[1]}")
-    device = clean.device
-    return Attempts(clean, source.to(device), target.to(device), attacked.to(device))
+    if len(target) and not NO_TARGET <= int(target.min()) <= int(target.max()) < classes:
+        raise DamagedError(f"a stored target is no class of {classes}")
+    device = sources.x.device
+    return Attempts(
+        source.to(device), target.to(device), (code == 1).to(device), (code == 2).to(device)
+    )
 
 
 def _named(attempts: Attempts, sources: Sources) -> list[tuple[int, int]]:
@@ -206,7 +221,8 @@ def _named(attempts: Attempts, sources: Sources) -> list[tuple[int, int]]:
 def _other_attempts(
     node: str, stored: pd.DataFrame, chosen: list[tuple[int, int]], firm: set[int]
 ) -> list[Difference]:
-    kept = zip(stored["sample_id"].tolist(), stored["target"].tolist(), strict=True)
+    attempted = stored[stored["status"] != "seen"]
+    kept = zip(attempted["sample_id"].tolist(), attempted["target"].tolist(), strict=True)
     first = {pair for pair in kept if pair[0] in firm}
     second = {pair for pair in chosen if pair[0] in firm}
     if first == second:

@@ -73,6 +73,10 @@ def read_trials(run: FinishedRun) -> dict[str, list[Trial]]:
     return found
 
 
+NOTHING_LEFT = "too little is left for it to matter"
+"""Why a closer is skipped; it is no gap in the panel."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One cell: its row of ``results.json``, its records (None where it is not done).
@@ -103,6 +107,8 @@ class Trial:
 
     def trouble(self) -> str | None:
         """Return why the cell did not do its work, or None."""
+        if self.row["status"] == "skipped" and str(self.row["reason"]).startswith(NOTHING_LEFT):
+            return None
         if self.row["status"] != "done":
             return f"{self.label} {self.row['status']}: {self.row['reason']}"
         no_op = any(flag["id"] == "no-op" for flag in self.row["flags"])

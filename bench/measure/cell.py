@@ -83,11 +83,12 @@ class Subject:
 class Evidence:
     """What a cell leaves: one record a row, the adversarial input of each, the queries spent.
 
-    Row i of ``records`` belongs to ``x_adv[i]``; a source that the model misclassifies is one
-    row with status ``misclassified`` and its clean input; a row of status ``seen`` holds an input
-    that the attack asked about, that breaks its source and that it did not return. ``forwards``
-    and ``backwards`` count rows through the model during the attack, by the runner's own hooks.
-    ``differing``: of how many rows the attacked instance says something else than the judging one.
+    Row i of ``records`` belongs to ``x_adv[i]``. A source that the model misclassifies is one row
+    with status ``misclassified`` and its clean input. A row of status ``seen`` holds an input that
+    the attack asked about and got a wrong answer to, where it returned none for that source.
+    ``forwards`` and ``backwards`` count rows through the model during the attack, by the runner's
+    own hooks. ``differing``: of how many rows the attacked instance says something else than the
+    judging one.
     """
 
     records: pd.DataFrame
@@ -125,12 +126,6 @@ class Attempts:
             torch.cat([self.seen, more]),
         )
 
-    def keep(self, rows: Tensor) -> Attempts:
-        """Return the rows at ``rows``."""
-        return Attempts(
-            self.source[rows], self.target[rows], self.attacked[rows], self.seen[rows]
-        )
-
 
 def attack_sources(
     subject: nn.Module | Subject,
@@ -156,30 +151,24 @@ def attack_sources(
     rows = attempts.attacked
     target = attempts.target[rows] if attack.targeted else None
     context = replace(context, sample_ids=sources.ids.to(x.device)[attempts.source[rows]])
-    watch = Watch(sources.x, sources.y, attack.threat(context.info.shape), context.info.shape)
+    shape = context.info.shape
+    watch = Watch(sources.x, sources.y, attempts.source[rows].unique(), attack.threat(shape), shape)
     most = None if subject.most_passes is None else subject.most_passes * int(rows.sum())
     with _watched(watch, subject.model, asked, most):
         result = _perturb(attack, asked, x[rows], y[rows], target, context)
     x_adv = x.clone()
     x_adv[rows] = result.x_adv.detach()
-    every, inputs = attempts, x_adv
-    if len(found := watch.sources()):
-        every = attempts.with_seen(found)
-        inputs = torch.cat([x_adv, watch.inputs()])
-    said = ask(subject.model, inputs, classes, sources.seed + 1, subject.draws)
-    judged = question(anew(), sources, inputs, classes, subject.draws)
-    records = judge(judged, attack, sources, every, inputs, context.info)
+    said = ask(subject.model, x_adv, classes, sources.seed + 1, subject.draws)
+    wrong = answer(said) != y
+    returned = torch.isin(watch.sources(), attempts.source[rows & wrong])
+    if len(found := watch.sources()[~returned]):  # seen, and neither it nor another was returned
+        attempts = attempts.with_seen(found)
+        x_adv = torch.cat([x_adv, watch.inputs()[~returned]])
+    judged = question(anew(), sources, x_adv, classes, subject.draws)
+    records = judge(judged, attack, sources, attempts, x_adv, context.info)
     _report(records, np.flatnonzero(rows.cpu().numpy()), result)
-    told = _worth_telling(records)
-    records = records[told].reset_index(drop=True)
-    differing = differs(said, judged.adversarial) if subject.draws == 1 else torch.zeros(1)
-    return Evidence(
-        records,
-        inputs[torch.from_numpy(told).to(inputs.device)],
-        watch.forwards,
-        watch.backwards,
-        int(differing.sum()),
-    )
+    differing = differs(said, judged.adversarial[: len(said)]).sum() if subject.draws == 1 else 0
+    return Evidence(records, x_adv, watch.forwards, watch.backwards, int(differing))
 
 
 @contextmanager
@@ -188,14 +177,6 @@ def _watched(watch: Watch, model: nn.Module, asked: nn.Module, most: int | None)
         hooks.enter_context(watch.counted(asked, most))
         hooks.enter_context(watch.seeing(model))
         yield
-
-
-def _worth_telling(records: pd.DataFrame) -> np.ndarray:
-    """Return which records stay: of what was seen, what breaks a source that no attempt breaks."""
-    seen = (records["status"] == "seen").to_numpy()
-    broken = records["misclassified"].to_numpy(bool)
-    already = set(records["sample_id"][broken & ~seen])
-    return ~seen | (broken & ~records["sample_id"].isin(already).to_numpy())
 
 
 def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: int) -> Attempts:

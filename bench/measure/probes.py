@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.measure.logits import columns as logit_columns
 from bench.measure.logits import measures
-from bench.measure.query import predict
+from bench.measure.query import answer, ask, differs, predict
 from bench.measure.recast import View
 from bench.plugins.data import Dataset, Split
 
@@ -67,7 +67,7 @@ def probe(model: nn.Module, data: Dataset, samples: Samples) -> Probe:
     gradient of the predicted probability (Papernot et al. 2016, arXiv 1511.04508, section V-C);
     ``float32_zero``, whether that gradient is exactly zero when computed in float32; ``jacobian``,
     the base-10 logarithm of the Frobenius norm of the whole Jacobian (the first 100);
-    ``answer_differs``, whether a second query gives other logits. On the sources among them:
+    ``answer_differs``, whether a second query, in another order, gives other logits. On the sources
     ``cross_entropy_zero``, whether the float32 gradient of the loss is exactly zero, and
     ``gradient_cosine``, its cosine with the float64 gradient of the log-odds (0 where it is zero).
     """
@@ -97,7 +97,7 @@ def describe(model: nn.Module, split: Split, classes: int, name: str = "test") -
     columns = {
         "sample_id": torch.arange(len(split)),
         "label": split.y,
-        "prediction": logits.argmax(dim=1),
+        "prediction": answer(logits),
         **measures(logits),
         "mean_abs_logit": exact.abs().mean(dim=1),
         "finite": torch.isfinite(logits).all(dim=1),
@@ -117,8 +117,9 @@ def _gradients(
     A model whose backward pass raises has no gradients: the reason is put into ``errors``.
     """
     sources = split.take(slice(None, samples.sources))
-    first, second = (predict(model, split.x, classes) for _ in range(2))
-    columns = {"answer_differs": ((first != second) & ~(first.isnan() & second.isnan())).any(dim=1)}
+    # Asked again in another order, in other batches: an answer is a function of its row.
+    again = ask(model, split.x, classes, samples.seed)
+    columns = {"answer_differs": differs(predict(model, split.x, classes), again)}
     try:
         found = _chunked(lambda m, x, _: sensitivity(m, x), model, split)
         columns["sensitivity"], columns["float32_zero"] = found[:, 0], found[:, 1]

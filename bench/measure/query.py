@@ -112,9 +112,11 @@ def answer(logits: Tensor) -> Tensor:
 
 def differs(first: Tensor, second: Tensor) -> Tensor:
     """Return where two answers to the same rows, (n, classes), differ beyond rounding, (n,)."""
+    if not len(first):
+        return torch.zeros(0, dtype=torch.bool, device=first.device)
     gap = (first.double() - second.double()).abs().amax(dim=1)
     both_broken = ~torch.isfinite(first).all(dim=1) & ~torch.isfinite(second).all(dim=1)
-    spread = first.double().std(dim=1).clamp(min=1e-30)
+    spread = first.double().std(dim=1, correction=0).clamp(min=1e-30)
     return ~(gap <= ROUNDING * spread) & ~both_broken
 
 

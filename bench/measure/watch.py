@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor as is_batched
 
 from bench.base.types import ThreatModel
 from bench.measure.query import answer, distances
@@ -20,25 +21,28 @@ class SpentError(Exception):
 class Watch:
     """Counts rows through a model, and keeps the first input seen that breaks each source.
 
-    ``x``: (sources, *shape) and ``y``: (sources,); ``threat`` says what counts as a version of a
+    ``x``: (sources, *shape) and ``y``: (sources,); ``rows``: those of them that are attacked,
+    ascending; ``threat`` says what counts as a version of a
     source. An input belongs to the source that it lies nearest to (L2). Nothing is kept without a
     budget, for there every input would do. What is kept is only a hint: it is judged like all else.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, threat: ThreatModel, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, rows: Tensor, threat: ThreatModel, shape: tuple[int, ...]
+    ) -> None:
         self.forwards = 0
         self.backwards = 0
-        self._x, self._y = x, y
-        self._flat = x.flatten(1)
+        self._x, self._y, self._rows = x[rows], y[rows], rows
+        self._flat = self._x.flatten(1)
         self._threat, self._shape = threat, shape
         self._kept: dict[int, Tensor] = {}
-        self._looks = threat.budget is not None and len(x) > 0
+        self._looks = threat.budget is not None and len(rows) > 0
 
     @contextmanager
     def counted(self, model: nn.Module, most: int | None = None) -> Iterator[None]:
         """Count inside; raises SpentError once more than ``most`` rows went either way."""
 
-        def forward(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        def forward(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
             self.forwards += len(output)
             if most is not None and self.forwards + self.backwards > most:
                 raise SpentError
@@ -62,7 +66,7 @@ class Watch:
 
     def sources(self) -> Tensor:
         """Return which sources something was kept for, (kept,) rows of ``x``, ascending."""
-        return torch.tensor(sorted(self._kept), dtype=torch.int64, device=self._x.device)
+        return self._rows[torch.tensor(sorted(self._kept), dtype=torch.int64)]
 
     def inputs(self) -> Tensor:
         """Return what was kept for them, (kept, *shape)."""
@@ -90,4 +94,4 @@ class Watch:
 
 def _plain(value: Any) -> bool:
     # Inside torch.func transforms a tensor stands for many: there is no row to look at.
-    return isinstance(value, Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return isinstance(value, Tensor) and not is_batched(value)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Literal
 
 from bench.base.fingerprint import digest
-from bench.base.types import Document, Spec, UserError, spec_of
+from bench.base.types import Document, Norm, Spec, ThreatModel, UserError, spec_of
 from bench.plan.matrix import MatrixConfig, parse_matrix
-from bench.plan.panel import REFERENCE
+from bench.plan.panel import REFERENCE, Panel
 from bench.plugins import registry
 from bench.plugins.contracts import Attack, DataSource, Defense
 from bench.plugins.parameter import as_spec
@@ -20,11 +20,32 @@ Kind = Literal["fit", "probe", "cell"]
 
 
 @dataclass(frozen=True)
+class Closes:
+    """What a closer is given: the sources that still stand at a budget of a panel.
+
+    ``norm``, ``budget``: of the panel, in its units; ``after``: the cells whose records say what
+    still stands; ``above``: the share of the sources above which it is worth running; ``round``:
+    where it stands among closers.
+    """
+
+    norm: Norm
+    budget: float
+    round: int
+    above: float
+    after: Sequence[str]
+
+    def threat(self, features: int) -> ThreatModel:
+        """Return the threat model on inputs of so many ``features``."""
+        return Panel(norm=self.norm, budgets=[self.budget]).threat(self.budget, features)
+
+
+@dataclass(frozen=True)
 class Node:
     """One piece of work. ``id`` is the hash of ``document``; ``needs`` names fits by role.
 
     A fit trains a defense; a probe measures a fit; a cell attacks one. A probe and a cell need
     their fit under the name ``model``; further needs are what the plugin's ``requires`` named.
+    A closer's cell comes ``after`` other cells of its model, and attacks what they left.
     """
 
     id: str
@@ -39,6 +60,18 @@ class Node:
     def attack(self) -> Attack:
         """Return the attack that a cell makes; raises UserError where its plugin is not loaded."""
         return self._attack
+
+    @property
+    def closes(self) -> Closes | None:
+        """What a closer's cell is to finish; None of every other node."""
+        document = self.document.get("closes")
+        return None if document is None else Closes(**document)
+
+    @property
+    def after(self) -> Sequence[str]:
+        """The nodes that come before this one: what it needs, and what a closer comes after."""
+        closes = self.closes
+        return [*self.needs.values(), *(closes.after if closes else ())]
 
     def plugin(self) -> Defense | Attack:
         """Return the defense of a fit, the attack of a cell."""
@@ -108,12 +141,21 @@ def make_plan(matrix: MatrixConfig) -> Plan:
     defenses = [registry.DEFENSES.make(spec) for spec in matrix.defenses()]
     if matrix.panel and (reference := registry.DEFENSES.make(REFERENCE)) not in defenses:
         defenses.insert(0, reference)  # a verdict compares with it
+    for defense in list(defenses):
+        plain = as_defense(defense.plain())
+        if matrix.panel and plain is not None and plain not in defenses:
+            defenses.insert(defenses.index(defense), plain)  # its verdict compares with that
     attacks = [registry.ATTACKS.make(spec) for spec in matrix.attacks()]
     for seed in matrix.seeds:
         for defense in defenses:
             builder.add_defense(defense, attacks, seed, matrix)
     shared = builder.shared
     return Plan(matrix, shared["dataset"], shared["network"], name, tuple(builder.nodes.values()))
+
+
+def as_defense(given: Defense | Spec | None) -> Defense | None:
+    """Return the defense that another one names; raises UserError where there is none."""
+    return registry.DEFENSES.make(given) if isinstance(given, Spec) else given
 
 
 def _recipe(matrix: MatrixConfig, source: DataSource) -> str:
@@ -152,15 +194,44 @@ class _Builder:
         fit = self._fit(defense, seed)
         self._add("probe", _probe_document(fit, matrix), {"model": fit})
         for attack in attacks:
-            required = {name: self._fit(d, seed) for name, d in attack.requires().items()}
-            document = {
-                "fit": fit,
-                "attack": registry.ATTACKS.document(attack),
-                "sources": matrix.sources,
-                "source_seed": matrix.source_seed,
-                "requires": required,
-            }
-            self._add("cell", document, {"model": fit, **required})
+            self._cell(fit, attack, seed, matrix)
+        for panel in matrix.panel:
+            for budget in panel.budgets:
+                self._close(fit, panel, budget, seed, matrix)
+
+    def _cell(
+        self, fit: str, attack: Attack, seed: int, matrix: MatrixConfig,
+        closes: Closes | None = None,
+    ) -> str:  # fmt: skip
+        required = {name: self._fit(d, seed) for name, d in attack.requires().items()}
+        document = {
+            "fit": fit,
+            "attack": registry.ATTACKS.document(attack),
+            "sources": matrix.sources,
+            "source_seed": matrix.source_seed,
+            "requires": required,
+            # Only where there is any: the ids of all other cells say nothing of it.
+            **({"most_passes": matrix.most_passes} if matrix.most_passes else {}),
+            **({"closes": asdict(closes)} if closes else {}),
+        }
+        return self._add("cell", document, {"model": fit, **required})
+
+    def _close(
+        self, fit: str, panel: Panel, budget: float, seed: int, matrix: MatrixConfig
+    ) -> None:
+        """Add the closers of a panel at one budget, round after round, each after all before it."""
+        before: list[str] = []
+        entries = [entry for entry in panel.entries(matrix.effort) if entry.serves(budget)]
+        steps = sorted({(entry.effort, entry.round) for entry in entries})
+        for step in steps:
+            added = []
+            for entry in [e for e in entries if (e.effort, e.round) == step]:
+                attack = registry.ATTACKS.make(entry.spec)
+                closes = None
+                if entry.round:
+                    closes = Closes(panel.norm, budget, entry.round, entry.above, list(before))
+                added.append(self._cell(fit, attack, seed, matrix, closes))
+            before += added
 
     def _fit(self, defense: Defense | Spec, seed: int) -> str:
         if isinstance(defense, Spec):

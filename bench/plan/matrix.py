@@ -62,6 +62,8 @@ class MatrixConfig(BaseModel):
     A ``[[panel]]`` names a norm and budgets: every defense meets the attacks committed for that
     norm (``bench.plan.panel``) and gets a verdict. ``effort`` above 1 runs the panel once more with
     so many times the steps, restarts and queries, and tells by how much the worst case moved.
+    ``most_passes``: forward and backward passes that an attempt may cost before its attack is
+    stopped; what it asked about until then counts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -82,6 +84,7 @@ class MatrixConfig(BaseModel):
     attack: list[Table] = []
     panel: list[Panel] = []
     effort: Annotated[int, Field(ge=1)] = 1
+    most_passes: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _attacked_somehow(self) -> MatrixConfig:
@@ -103,10 +106,10 @@ class MatrixConfig(BaseModel):
         return [spec for table in self.attack for spec in expand(table)]
 
     def attacks(self) -> list[Spec]:
-        """Return every attack: the file's own, then those of its panels."""
+        """Return every attack: the file's own, then those of its panels, without closers."""
         found = self.own_attacks()
         for entry in self.entries():
-            if entry.spec not in found:
+            if entry.spec not in found and entry.role != "closer":
                 found.append(entry.spec)
         return found
 

@@ -23,6 +23,7 @@ class RunOptions:
     sources: int | str | None = None
     budgets: str | list[str] | None = None
     effort: int | None = None
+    max_passes: int | None = None
     device: str = "auto"
     workers: int | None = None
     data_dir: Path | None = None
@@ -42,6 +43,7 @@ def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:
         "seeds": _seeds(options.seeds),
         "sources": _sources(options.sources),
         "effort": options.effort,
+        "most_passes": options.max_passes,
     }
     overrides = {key: value for key, value in overrides.items() if value is not None}
     if isinstance(matrix, dict):

@@ -14,13 +14,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from bench.base.types import Norm, Spec, ThreatModel
 
-Role = Literal["naive", "log-odds", "strong", "black-box", "transfer", "noise", "unbounded"]
+Role = Literal[
+    "naive", "log-odds", "strong", "black-box", "transfer", "noise", "unbounded", "closer"
+]
 """What an attack is there for.
 
 ``naive``: the gradient of the deployed output, as the papers attack. ``log-odds``: the same attack
 on the log-odds, which do not underflow. ``strong``: a further attack with gradients.
 ``black-box``: queries alone. ``transfer``: made on another network. ``noise``: made on none.
-``unbounded``: with a budget at which nothing can be left.
+``unbounded``: with a budget at which nothing can be left. ``closer``: only what still stands after
+all others is left to it, so that a broken defense costs little and a robust one gets the attention.
 """
 
 REFERENCE = Spec("undefended")
@@ -32,7 +35,8 @@ class PanelAttack(BaseModel):
 
     ``at``: run at ``each`` budget, once at the ``largest``, or ``once`` without one. The last two
     serve every smaller budget: how far a record went says where it counts. ``effort``: the
-    parameters that the matrix's ``effort`` multiplies.
+    parameters that the matrix's ``effort`` multiplies. Of a closer, ``round``: it comes after those
+    of smaller rounds; ``above``: it runs where more than this share of the sources still stands.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -41,12 +45,16 @@ class PanelAttack(BaseModel):
     name: str
     at: Literal["each", "largest", "once"]
     effort: list[str]
+    round: Annotated[int, Field(ge=0)] = 0
+    above: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _effort_is_given(self) -> PanelAttack:
         missing = sorted(set(self.effort) - set(self.params()))
         if missing:
             raise ValueError(f"effort multiplies {missing}, which the table must give")
+        if (self.role == "closer") != (self.round > 0) or (self.round and self.at != "each"):
+            raise ValueError("a closer, and no other, has a round, and runs at each budget")
         return self
 
     def params(self) -> dict[str, Any]:
@@ -67,13 +75,16 @@ class PanelFile(BaseModel):
 class Entry:
     """One attack of a panel at one budget, or at None where it serves them all.
 
-    ``effort``: by how much its steps, restarts or queries were multiplied.
+    ``effort``: by how much its steps, restarts or queries were multiplied. ``round`` and
+    ``above``: of a closer, as ``PanelAttack`` says.
     """
 
     role: Role
     spec: Spec
     budget: float | None
     effort: int
+    round: int = 0
+    above: float = 0.0
 
     def serves(self, budget: float) -> bool:
         """Whether the attack belongs to the panel at ``budget``."""
@@ -132,7 +143,8 @@ class Panel(BaseModel):
                 continue
             for value in values if attack.at == "each" else values[-1:]:
                 spec = Spec(attack.name, {**params, panel.budget: value})
-                yield Entry(attack.role, spec, value if attack.at == "each" else None, effort)
+                at = value if attack.at == "each" else None
+                yield Entry(attack.role, spec, at, effort, attack.round, attack.above)
 
 
 @cache

@@ -125,6 +125,14 @@ class Defense:
         """Name the defenses that must be fitted first, as ``{name: defense}``."""
         return {}
 
+    def plain(self) -> Defense | Spec | None:
+        """Name its undefended counterpart: the same network, recipe and data, without the defense.
+
+        None, the default: the run's undefended network. A defense that changes the architecture
+        names one of its own, or is compared with nothing like it, and never found to hold.
+        """
+        return None
+
     def files(self) -> Sequence[Path]:
         """Name the files that ``fit`` reads: their SHA-256 is part of the fit's identity."""
         return ()

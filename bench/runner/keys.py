@@ -14,6 +14,7 @@ from typing import Any
 from bench.base.files import file_hash
 from bench.base.fingerprint import digest
 from bench.base.types import Document, UserError
+from bench.evidence.standing import Standing
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
@@ -31,11 +32,19 @@ class Keys:
     """Makes the key documents of a run's nodes: one data set, one class of device.
 
     ``models`` maps the id of a finished fit to the SHA-256 of its weights; it grows as a run
-    proceeds, and a key can be made once all that a node needs is in it.
+    proceeds, and a key can be made once all that a node needs is in it. ``standing`` tells what is
+    left to closers.
     """
 
-    def __init__(self, data: Dataset, device_class: str, models: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        data: Dataset,
+        device_class: str,
+        models: Mapping[str, str],
+        standing: Standing | None = None,
+    ) -> None:
         self.data = data
+        self.standing = standing
         self.device_class = device_class
         self.models = models
         self._sources: dict[str, str] = {}
@@ -44,6 +53,21 @@ class Keys:
     def of(self, node: Node) -> Document:
         """Return the key document of ``node``."""
         return {"fit": self._fit, "probe": self._probe, "cell": self._cell}[node.kind](node)
+
+    def left(self, node: Node) -> tuple[int, ...] | None:
+        """Return the sample ids that are left to a closer, None of every other node."""
+        closes = node.closes
+        if closes is None or self.standing is None:
+            return None
+        document = node.document
+        return self.standing.left(closes, _count(document["sources"]), document["source_seed"])
+
+    def worth(self, node: Node, left: tuple[int, ...]) -> bool:
+        """Return whether enough is left for a closer to run."""
+        assert node.closes is not None
+        document = node.document
+        sample = self._sample_document(_count(document["sources"]), document["source_seed"])
+        return len(left) > node.closes.above * int(sample["count"])
 
     def _fit(self, node: Node) -> Document:
         source = self._source_of_fit(node)
@@ -72,6 +96,7 @@ class Keys:
         attack: Any = registry.ATTACKS.get(node.document["attack"]["name"])
         chosen: Any = node.attack().code()
         sources, seed = node.document["sources"], node.document["source_seed"]
+        left = self.left(node)
         return {
             **self._common(node),
             "model": self._model(node.needs["model"]),
@@ -81,6 +106,7 @@ class Keys:
             "attack_source": source_hash(attack, *chosen),
             "harness_source": source_hash(attack_sources),
             "samples": self._sample_document(_count(sources), seed),
+            **({} if left is None else {"left": digest(list(left))}),
             **_files(node.plugin()),
         }
 

@@ -12,7 +12,9 @@ import filelock
 from bench.base.files import STALE, check, locked, read_json, sweep, write_json
 from bench.base.fingerprint import digest
 from bench.base.types import DamagedError, Document, Outcome, UserError
+from bench.evidence.cells import NOTHING_LEFT
 from bench.evidence.folder import SCHEMA, RunFolder
+from bench.evidence.standing import Standing
 from bench.plan.graph import Node, Plan
 from bench.plugins.contracts import Defense
 from bench.plugins.data import Dataset
@@ -57,7 +59,8 @@ def execute(
         sweep(settings.cache / "fits", STALE)
         write_json(folder.top("plan.json"), {"schema": SCHEMA, **plan.document()})
         progress = Progress()
-        keys = Keys(data, settings.device_class, progress.weights)
+        standing = Standing(folder, data)
+        keys = Keys(data, settings.device_class, progress.weights, standing)
         run = _Run(plan, folder, keys, executor, observer, progress, fresh)
         run.drive()
     return progress
@@ -107,7 +110,7 @@ class _Run:
                 self._finish(running.pop(future), self.executor.report(future))
 
     def _ready(self, node: Node) -> bool:
-        return all(need in self.progress.outcomes for need in node.needs.values())
+        return all(need in self.progress.outcomes for need in node.after)
 
     def _settle(self, node: Node) -> Task | None:
         """Return the task of ``node``, or None where it needs none: reused, skipped, hopeless."""
@@ -119,11 +122,15 @@ class _Run:
         if node.kind == "cell" and (reason := incompatible(self.fits, node)):
             self._finish(node, Report(Outcome("skipped", reason)))
             return None
+        left = self.keys.left(node)
+        if left is not None and not self.keys.worth(node, left):
+            self._finish(node, Report(Outcome("skipped", too_little(len(left)))))
+            return None
         key = self.keys.of(node)
         if not self.fresh and self._stands(node, key):
             self._finish(node, Report(Outcome("done")), reused=True)
             return None
-        return Task(node.id, node.kind, node.document, dict(node.needs), key)
+        return Task(node.id, node.kind, node.document, dict(node.needs), key, left)
 
     def _stands(self, node: Node, key: Document) -> bool:
         """Whether the folder holds this node's evidence, made of the same things, undamaged."""
@@ -158,6 +165,11 @@ class _Run:
         if report.trace:
             self.progress.traces[node.id] = report.trace
         self.observer(node, report, reused)
+
+
+def too_little(left: int) -> str:
+    """Return why a closer does not run where it was left so few sources."""
+    return f"{NOTHING_LEFT}: {left} sources stand" if left else NOTHING_LEFT
 
 
 def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:

@@ -29,13 +29,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """One node to run. ``needs`` names fits by role; ``key`` is stored as the node's evidence."""
+    """One node to run.
+
+    ``needs`` names fits by role; ``key`` is stored as the node's evidence; ``only``: sample ids of
+    the sources that are left to a closer, None where all are attacked.
+    """
 
     id: str
     kind: Kind
     document: Document
     needs: Mapping[str, str]
     key: Document
+    only: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from bench.base.files import (
 from bench.base.fingerprint import digest
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
 from bench.evidence.folder import RunFolder
-from bench.measure.cell import attack_sources
-from bench.measure.query import ContractError, predict
+from bench.measure.cell import Subject, attack_sources
+from bench.measure.query import DRAWS, ContractError, predict
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext
@@ -181,22 +181,32 @@ class Worker:
         write_json(path, {**_node_document(task, files), "errors": found.errors, **size})
 
     def _cell(self, task: Task) -> None:
-        defense, model = self.models.load_model(task.needs["model"])
+        fit_id = task.needs["model"]
+        defense, model = self.models.load_model(fit_id)
         data = self.models.data(self._fit_document(task)["dataset"])
         attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
         sources = self.models.sources(task.document, data)
+        if task.only is not None:
+            sources = sources.only(torch.tensor(task.only, dtype=torch.int64))
         context = AttackContext(
-            data.info, sources.seed, self.models.fitted(task.document["requires"])
+            data.info, attack_seed(task.document), self.models.fitted(task.document["requires"])
         )
-        surrogate = defense.surrogate(model) if attack.access == "gradients" else None
-        evidence = attack_sources(model, attack, sources, context, surrogate)
+        subject = Subject(
+            model,
+            anew=lambda: self.models.load_model(fit_id)[1],
+            surrogate=defense.surrogate(model) if attack.access == "gradients" else None,
+            draws=DRAWS if defense.stochastic else 1,
+            most_passes=task.document.get("most_passes"),
+        )
+        evidence = attack_sources(subject, attack, sources, context)
         path = self.folder.cell(task.id)
         files = {
             "inputs": write_tensors(path.with_suffix(".safetensors"), {"x_adv": evidence.x_adv}),
             "records": write_records(path.with_suffix(".parquet"), evidence.records),
         }
         queries = {"forwards": evidence.forwards, "backwards": evidence.backwards}
-        write_json(path, {**_node_document(task, files), "queries": queries})
+        found = {"queries": queries, "differing": evidence.differing}
+        write_json(path, {**_node_document(task, files), **found})
 
     def _fit_document(self, task: Task) -> Document:
         document: Document = read_json(self.folder.model(task.needs["model"]))["key"]["document"]
@@ -213,6 +223,12 @@ def _inference(model: nn.Module, data: Dataset) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
+
+
+def attack_seed(document: Document) -> int:
+    """Return the seed of a cell's attack: of its own, so that no two attacks share their draws."""
+    named = {"seed": document["source_seed"], "attack": document["attack"]}
+    return int(digest({**named, "closes": "closes" in document})[:8], 16)
 
 
 def reason_of(error: BaseException) -> str:

@@ -8,31 +8,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from bench.base.types import DataInfo, Document, ThreatModel
 from bench.evidence.cells import Trial
-from bench.evidence.records import relative_distance
+from bench.evidence.records import correct_sources, smallest
 from bench.measure.query import TOLERANCE
 from bench.plan.panel import Entry, Panel
 from bench.verdict.panel_flags import Mask, Sibling, Siblings
-
-
-def smallest(
-    records: pd.DataFrame, ids: npt.NDArray[np.int64], threat: ThreatModel, shape: tuple[int, ...]
-) -> npt.NDArray[np.float64]:
-    """Return from what budget on ``records`` break each source, (n,): infinity where never.
-
-    In the norm and unit of ``threat``, whose own budget does not matter; a source that is
-    misclassified without an attack is not broken by any.
-    """
-    broken = records["misclassified"].to_numpy(bool)
-    distance = relative_distance(records, threat, shape).to_numpy(np.float64)
-    order = np.argsort(ids)
-    place = order[np.searchsorted(ids, records["sample_id"].to_numpy(), sorter=order)]
-    found = np.full(len(ids), np.inf)
-    np.minimum.at(found, place[broken], distance[broken])
-    return found
 
 
 @dataclass(frozen=True)
@@ -57,7 +39,7 @@ class Subject:
         done = {trial.id: trial.records for trial in self.trials if trial.records is not None}
         reach = {name: smallest(rows, self.ids, threat, shape) for name, rows in done.items()}
         object.__setattr__(self, "reach", reach)
-        object.__setattr__(self, "correct", _correct(list(done.values()), self.ids))
+        object.__setattr__(self, "correct", correct_sources(list(done.values()), self.ids))
 
     def threat(self, budget: float) -> ThreatModel:
         """Return the threat model of one of the panel's budgets."""
@@ -152,16 +134,6 @@ class Subject:
         members = self.members(budget)
         counts = {name: [t.row[name] for t in members] for name in ("forwards", "backwards")}
         return {name: None if None in values else sum(values, 0) for name, values in counts.items()}
-
-
-def _correct(cells: Sequence[pd.DataFrame], ids: npt.NDArray[np.int64]) -> Mask:
-    """Return which sources the model classified correctly in every cell: it may be stochastic."""
-    # Where no cell is done, nothing is known to be right.
-    correct = np.full(len(ids), bool(cells))
-    for cell in cells:
-        wrong = (cell["status"] == "misclassified").to_numpy(bool)
-        correct &= ~np.isin(ids, cell["sample_id"].to_numpy()[wrong])
-    return correct
 
 
 def _role(trials: Sequence[Trial]) -> Any:

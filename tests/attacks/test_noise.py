@@ -63,7 +63,7 @@ def test_uniform_values_stay_inside(budget: dict[str, Any]) -> None:
     assert evidence.backwards == 0
     inner = (evidence.x_adv > 0) & (evidence.x_adv < 1)
     assert inner.all()
-    assert (evidence.x_adv != linear(1)[1].x).any(1).all()
+    assert (evidence.x_adv[:20] != linear(1)[1].x).any(1).all()  # what was only seen comes after
 
 
 @pytest.mark.parametrize(("access", "chosen"), [("scores", "worst"), ("decisions", "first")])

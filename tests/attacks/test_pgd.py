@@ -16,7 +16,7 @@ from attacks.kit.losses import LOSSES, Output, reached
 from attacks.peers.art_call import Call, generate
 from attacks.pgd import PGD, pgd
 from bench.base.types import DataInfo, ThreatModel
-from bench.measure.cell import Sources, attack_sources
+from bench.measure.cell import Sources, Subject, attack_sources
 from bench.plugins.contracts import AttackContext, DataSettings
 from bench.plugins.recipes import RECIPES
 from bench.training.datasets import Digits
@@ -392,7 +392,7 @@ def test_adaptive_says_which_model_is_differentiated(adaptive: bool) -> None:
     hidden = Hidden(model, "detached")
     attack = PGD(0.6, steps=5, random_start=False, adaptive=adaptive)
     sources = Sources(torch.arange(5), x, y)
-    evidence = attack_sources(hidden, attack, sources, CONTEXT, surrogate=model)
+    evidence = attack_sources(Subject(hidden, surrogate=model), attack, sources, CONTEXT)
     assert bool(evidence.records["success"].any()) == adaptive
     assert set(evidence.records["stop_reason"]) == ({"reached"} if adaptive else {"budget"})
     assert evidence.records["zero_gradients"].eq(0).all() == adaptive

@@ -10,12 +10,14 @@ from torch import nn
 
 from bench.base.types import DataInfo, Targets, ThreatModel
 from bench.evidence.cells import Trial
+from bench.evidence.records import smallest
 from bench.measure.cell import NO_TARGET, Sources, attack_sources, choose_attempts
-from bench.measure.query import ContractError
+from bench.measure.cell import Subject as Attacked
+from bench.measure.query import NO_ANSWER, ContractError
 from bench.plan.panel import Panel
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 from bench.results.cell_metrics import worst_case
-from bench.verdict.survivors import Subject, smallest
+from bench.verdict.survivors import Subject
 
 INFO = DataInfo("toy", (3,), 3, (0.0,), (1.0,))
 CONTEXT = AttackContext(INFO)
@@ -115,9 +117,77 @@ def test_nan_is_no_success() -> None:
     assert not records["finite"][:2].any()
 
 
-def test_a_tie_is_no_success() -> None:
+def test_a_tie_is_no_success_and_no_survival_either() -> None:
     records = attack(lambda model, x, y, target: Perturbation(torch.full_like(x, 0.5))).records
-    assert not records["misclassified"].any()
+    assert not records["success"].any()
+    assert records["misclassified"].tolist() == [True, True, False]
+    assert records["adversarial_prediction"].tolist()[:2] == [NO_ANSWER] * 2
+
+
+@pytest.mark.parametrize("silence", [math.nan, math.inf, 0.0])
+def test_an_answer_that_is_none_is_an_error(silence: float) -> None:
+    class Silent(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            near = torch.cdist(x, SOURCES.x).amin(dim=1, keepdim=True) < 1e-3
+            return torch.where(near, x * 1.0, torch.full_like(x, silence))
+
+    records = attack_sources(Silent(), Fake(swap), SOURCES, CONTEXT).records
+    assert records["misclassified"].tolist() == [True, True, False]
+    assert not records["success"].any()
+
+
+def test_what_was_seen_counts_although_it_was_not_returned() -> None:
+    near = Sources(torch.tensor([1, 2]), torch.tensor([[0.5, 0.4, 0.0], [0, 0.4, 0.5]]),
+                   torch.tensor([0, 2]))  # fmt: skip
+
+    def forgetful(model, x, y, target):
+        found = x.clone()
+        found[:, 1] = 0.55
+        model(found)
+        return Perturbation(x)
+
+    evidence = attack_sources(Identity(), Fake(forgetful, limit=0.2), near, CONTEXT)
+    assert evidence.records["status"].tolist() == ["attacked"] * 2 + ["seen"] * 2
+    assert evidence.records["misclassified"].tolist() == [False, False, True, True]
+    assert evidence.x_adv[2:, 1].tolist() == pytest.approx([0.55, 0.55])
+    close = attack_sources(Identity(), Fake(forgetful, limit=0.1), near, CONTEXT)
+    assert len(close.records) == 2  # beyond the budget
+    assert "seen" not in set(attack(swap).records["status"])
+
+
+def test_a_model_that_remembers_is_judged_by_another_instance() -> None:
+    class Remembers(nn.Module):
+        """Answers as it did first, whatever it is asked."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not hasattr(self, "first"):
+                self.first = x.clone()
+            return self.first[torch.cdist(x, self.first).argmin(dim=1)] * 1.0
+
+    evidence = attack_sources(Remembers(), Fake(swap), SOURCES, CONTEXT)
+    assert evidence.records["misclassified"].tolist() == [True, True, False]
+
+
+def test_no_model_is_asked_about_no_rows() -> None:
+    class Refuses(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.view(x.size(0), -1) * 1.0  # raises for no rows
+
+    empty = Sources(SOURCES.ids[:0], SOURCES.x[:0], SOURCES.y[:0])
+    assert not len(attack_sources(Refuses(), Fake(swap), empty, CONTEXT).records)
+    wrong = Sources(SOURCES.ids[2:], SOURCES.x[2:], SOURCES.y[2:])
+    assert len(attack_sources(Refuses(), Fake(swap), wrong, CONTEXT).records) == 1
+
+
+def test_an_attack_stops_when_its_passes_are_spent() -> None:
+    def endless(model, x, y, target):
+        while True:
+            model(x)
+
+    subject = Attacked(Identity(), most_passes=3)
+    evidence = attack_sources(subject, Fake(endless), SOURCES, CONTEXT)
+    assert evidence.records["stop_reason"].tolist()[:2] == ["max-passes"] * 2
+    assert evidence.forwards <= 3 * 2 + 2
 
 
 def test_a_target_that_is_missed_is_no_success_but_misclassified() -> None:
