@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.base.rows import warns
 from bench.base.text import plain
 from bench.base.types import DamagedError, UserError
 from bench.compose import RunResult, run_matrix
 
 if TYPE_CHECKING:
-    from bench.base.types import Document, Results
+    from bench.base.rows import FlagRow
+    from bench.base.types import Results
     from bench.plan.options import RunOptions
 
 
@@ -136,16 +138,15 @@ def _show(result: RunResult, debug: bool) -> None:
 
 def _status(result: RunResult, fail_on_flag: bool) -> int:
     failed = any(item.status == "failed" for item in result.progress.outcomes.values())
-    severe = ("warning", "error")
-    flagged = any(flag["severity"] in severe for flag in _flags(result.results))
+    flagged = any(warns(flag) for flag in _flags(result.results))
     return 1 if failed or (fail_on_flag and flagged) else 0
 
 
-def _flags(results: Results) -> Iterator[Document]:
+def _flags(results: Results) -> Iterator[FlagRow]:
     """Yield every flag of cells, of models and of the panels on them."""
     seeds = [seed for row in results.verdicts for seed in row["seeds"]]
-    for row in [*results.cells, *results.models, *seeds]:
-        yield from row["flags"]
+    for flags in (row["flags"] for row in (*results.cells, *results.models, *seeds)):
+        yield from flags
 
 
 @app.command("list")

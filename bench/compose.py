@@ -12,6 +12,7 @@ from bench.base.types import DamagedError, UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from bench.base.rows import CellRow
     from bench.base.types import Document, Results
     from bench.plan.graph import Plan
     from bench.plan.options import RunOptions
@@ -32,7 +33,7 @@ class RunResult:
     attacks: Sequence[Document] = ()
 
     @property
-    def rows(self) -> list[Document]:
+    def rows(self) -> list[CellRow]:
         """The rows of ``results.json``."""
         return self.results.cells
 

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from bench.base.rows import CellRow
 from bench.base.types import DataInfo, Document, Outcome, Spec, UserError
 from bench.measure.cell import Sources, attack_sources
 from bench.measure.probes import describe
@@ -67,7 +68,7 @@ def evaluate(
 
 def _evaluate(
     model: nn.Module, attack: Attack, sources: Sources, info: DataInfo, clean: Document, seed: int
-) -> Document:
+) -> CellRow:
     threat = attack.threat(info.shape)
     evidence = attack_sources(model, attack, sources, AttackContext(info, seed))
     summary = summarise(evidence.records, threat, info.features)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from bench.base.files import read_json
 from bench.base.fingerprint import digest
 from bench.base.json_changes import changes
+from bench.base.rows import CellRow
 from bench.base.types import DamagedError, Document
 from bench.evidence.finished_run import FinishedRun
 from bench.plan.graph import Node
@@ -30,8 +31,8 @@ class CellPair:
     ``environment`` holds what is recorded and not keyed: libraries, device model.
     """
 
-    first: Document
-    second: Document
+    first: CellRow
+    second: CellRow
     numbers: Changes
     keys: Changes
     environment: Changes
@@ -47,8 +48,8 @@ class RunComparison:
     """The pairs of two runs, and the rows without a counterpart."""
 
     pairs: list[CellPair]
-    only_first: list[Document]
-    only_second: list[Document]
+    only_first: list[CellRow]
+    only_second: list[CellRow]
 
 
 def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison:
@@ -69,7 +70,7 @@ def compare_runs(first: FinishedRun, second: FinishedRun) -> RunComparison:
 
 
 def _pair(
-    first: tuple[FinishedRun, Document], second: tuple[FinishedRun, Document], environment: Changes
+    first: tuple[FinishedRun, CellRow], second: tuple[FinishedRun, CellRow], environment: Changes
 ) -> CellPair:
     rows = (first[1], second[1])
     numbers = changes(*(_numbers(row) for row in rows))
@@ -79,7 +80,7 @@ def _pair(
     return CellPair(*rows, numbers, keys, environment)
 
 
-def _siblings(run: FinishedRun, row: Document) -> Document:
+def _siblings(run: FinishedRun, row: CellRow) -> Document:
     """Return the evidence of the other cells of a row's model, by what they are."""
     same = [other for other in run.rows if _model(other) == _model(row) and other is not row]
     nodes = {node.id: node for node in run.plan.of("cell")}
@@ -91,12 +92,12 @@ def _siblings(run: FinishedRun, row: Document) -> Document:
     }
 
 
-def _model(row: Document) -> tuple[object, ...]:
+def _model(row: CellRow) -> tuple[object, ...]:
     return tuple(row.get(name) for name in ("dataset", "defense", "defense_params", "seed"))
 
 
-def _match(first: list[Document], second: list[Document]) -> list[tuple[Document, Document]]:
-    pairs: list[tuple[Document, Document]] = []
+def _match(first: list[CellRow], second: list[CellRow]) -> list[tuple[CellRow, CellRow]]:
+    pairs: list[tuple[CellRow, CellRow]] = []
     left = list(second)
     for allowed in (0, 1):
         for row in first:
@@ -110,14 +111,14 @@ def _match(first: list[Document], second: list[Document]) -> list[tuple[Document
     return sorted(pairs, key=lambda pair: order[id(pair[0])])
 
 
-def _apart(first: Document, second: Document) -> float:
+def _apart(first: CellRow, second: CellRow) -> float:
     """Return in how many fields two rows ask something else."""
     if (first["defense"], first["attack"]) != (second["defense"], second["attack"]):
         return float("inf")
     return len(changes(*({name: row.get(name) for name in IDENTITY} for row in (first, second))))
 
 
-def _numbers(row: Document) -> Document:
+def _numbers(row: CellRow) -> Document:
     numbers = {name: value for name, value in row.items() if name not in NAMES}
     flags = {
         flag["id"]: {name: flag[name] for name in ("severity", "value")}

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from bench.runner.worker import prepare_torch, reason_of
 
 Render = Callable[[Results, Document], str]
 """Makes the page of a run from its results and its environment."""
+
+Row = Mapping[str, Any]
 
 ROUNDING = 1e-9
 """Relative slack on aggregates made on another machine, where sums may run in another order."""
@@ -115,7 +117,7 @@ def _check_rows(run: FinishedRun, found: Verification, collected: Callable[[], R
 
 
 def _check_table(
-    name: str, stored: list[Document], made: list[Document], found: Verification
+    name: str, stored: Sequence[Row], made: Sequence[Row], found: Verification
 ) -> None:
     ids = [[row["id"] for row in table] for table in (stored, made)]
     if ids[0] != ids[1]:

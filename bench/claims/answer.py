@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bench.base.rows import ModelRow, SeedRow, defense_of, warns
 from bench.base.types import DataInfo, Document, ThreatModel
 from bench.claims.claim import Claim, points
 from bench.evidence.cells import Trial, read_trials
@@ -19,8 +20,6 @@ from bench.measure.query import TOLERANCE
 from bench.verdict.rates import effective_trials, wilson
 
 Word = Literal["supported", "refuted", "inconclusive"]
-
-WARNING = ("warning", "error")
 
 LARGEST = 10**9
 """Sources beyond which nothing is said to settle a claim."""
@@ -280,12 +279,12 @@ def read_tallies(claim: Claim, run: FinishedRun, info: DataInfo) -> list[Tally]:
     return [
         _tally(claim, run, model, trials[model["id"]], info)
         for model in run.results.models
-        if {"name": model["defense"], "params": model["defense_params"]} == defense
+        if defense_of(model) == defense
     ]
 
 
 def _tally(
-    claim: Claim, run: FinishedRun, model: Document, trials: Sequence[Trial], info: DataInfo
+    claim: Claim, run: FinishedRun, model: ModelRow, trials: Sequence[Trial], info: DataInfo
 ) -> Tally:
     threat = claim.threat.model(info.features)
     done = [trial for trial in trials if trial.records is not None]
@@ -294,7 +293,7 @@ def _tally(
     for trial in done:
         mask = _hits(trial, threat, info, ids, _targeted(claim))
         hits[trial.label] = hits[trial.label] | mask if trial.label in hits else mask
-    counts = [trial.row["sources"] for trial in done]
+    counts = [trial.row["sources"] or 0 for trial in done]
     return Tally(
         model["seed"],
         max(counts, default=0),
@@ -338,13 +337,14 @@ def _hits(
     return np.array([row.dropna().to_numpy(bool) for _, row in table.loc[ids].iterrows()])
 
 
-def _doubts(run: FinishedRun, model: Document, trials: Sequence[Trial]) -> list[str]:
+def _doubts(run: FinishedRun, model: ModelRow, trials: Sequence[Trial]) -> list[str]:
     """Return in words which flags warn on the model, its cells or its panel, and which are open."""
     seeds = [seed for row in run.results.verdicts for seed in row["seeds"]]
-    mine = [model, *(seed for seed in seeds if seed["model"] == model["id"])]
+    mine: list[ModelRow | SeedRow] = [model]
+    mine += [seed for seed in seeds if seed["model"] == model["id"]]
     flags = [flag for row in mine for flag in row["flags"]]
     flags += [flag for trial in trials for flag in trial.row["flags"]]
-    raised = sorted({flag["id"] for flag in flags if flag["severity"] in WARNING})
+    raised = sorted({flag["id"] for flag in flags if warns(flag)})
     open_flags = {name: why for row in mine for name, why in row["not_evaluated"].items()}
     return [f"flag {name}" for name in raised] + [
         f"{name} was not evaluated: {why}" for name, why in sorted(open_flags.items())

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.base.rows import ModelRow
 from bench.base.types import DataInfo, Document, Norm
 from bench.evidence.cells import read_trials
 from bench.evidence.finished_run import FinishedRun
@@ -92,14 +94,14 @@ def _ids(records: object) -> npt.NDArray[np.int64]:
 
 
 def _figure(
-    row: Document, flag: str, value: float, crossed: bool, p: float | None = None
+    row: ModelRow, flag: str, value: float, crossed: bool, p: float | None = None
 ) -> Figure:
     who = (row["defense"], row["defense_params"], row["seed"])
     return Figure(flag, *who, None, None, float(value), bool(crossed), p)
 
 
-def _of_model(row: Document) -> Iterator[Figure]:
-    gradients = row.get("gradients") or {}
+def _of_model(row: ModelRow) -> Iterator[Figure]:
+    gradients: Mapping[str, Any] = row.get("gradients") or {}
     share, cosine = gradients.get("zero_share"), gradients.get("cosine_median")
     if share is not None:
         yield _figure(row, "zero-gradient", share, share >= ZERO_SHARE)
@@ -107,7 +109,7 @@ def _of_model(row: Document) -> Iterator[Figure]:
         yield _figure(row, "gradient-direction", cosine, cosine < COSINE)
 
 
-def _of_panel(panel: Panel, row: Document, subject: Subject) -> Iterator[Figure]:
+def _of_panel(panel: Panel, row: ModelRow, subject: Subject) -> Iterator[Figure]:
     for budget in panel.budgets:
         if subject.missing(budget):
             continue  # a figure of half a panel would look better than it is
@@ -119,7 +121,7 @@ def _of_panel(panel: Panel, row: Document, subject: Subject) -> Iterator[Figure]
                 yield replace(figure, norm=panel.norm, at=at)
 
 
-def _others(row: Document, panel: Siblings) -> Iterator[Figure]:
+def _others(row: ModelRow, panel: Siblings) -> Iterator[Figure]:
     others = panel.of("log-odds", "strong", "black-box", "transfer", "noise")
     yield from _beaten(row, "naive-beaten", panel.of("naive"), others)
     unbounded = panel.of("unbounded")
@@ -128,7 +130,7 @@ def _others(row: Document, panel: Siblings) -> Iterator[Figure]:
         yield _figure(row, "unbounded-budget", left.mean(), left.mean() > UNBOUNDED_LEFT)
 
 
-def _l0(row: Document, panel: Siblings) -> Iterator[Figure]:
+def _l0(row: ModelRow, panel: Siblings) -> Iterator[Figure]:
     yield from _beaten(row, "log-odds-beats-probs", panel.of("naive"), panel.of("log-odds"))
     followers = [m for m in panel.of("naive", "log-odds", "strong") if m.gradients]
     boxes = panel.of("black-box")
@@ -141,7 +143,7 @@ def _l0(row: Document, panel: Siblings) -> Iterator[Figure]:
 
 
 def _beaten(
-    row: Document, flag: str, naive: Sequence[Sibling], others: Sequence[Sibling]
+    row: ModelRow, flag: str, naive: Sequence[Sibling], others: Sequence[Sibling]
 ) -> Iterator[Figure]:
     if naive and others:
         gains = [_gain(other, naive[0]) for other in others]
@@ -161,7 +163,7 @@ def _broken(member: Sibling) -> npt.NDArray[np.bool_]:
 
 
 def _twins(
-    panel: Panel, models: Mapping[str, Document], subjects: Mapping[str, Subject]
+    panel: Panel, models: Mapping[str, ModelRow], subjects: Mapping[str, Subject]
 ) -> Iterator[Figure]:
     """Yield by how much the worst cases of a twin and of the undefended network differ."""
     plain = {models[n]["seed"]: s for n, s in subjects.items() if _named(models[n], REFERENCE.name)}
@@ -177,5 +179,5 @@ def _twins(
                 yield replace(figure, norm=panel.norm, at=budget)
 
 
-def _named(row: Document, name: str) -> bool:
+def _named(row: ModelRow, name: str) -> bool:
     return bool(row["defense"] == name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from bench.base.rows import CellRow, FlagRow, VerdictRow, defense_of, warns
 from bench.base.types import Document, Norm, Results, Spec
 from bench.plan.matrix import Table
 from bench.plugins import registry
 
 Status = Literal["ok", "MISSED", "FALSE ALARM"]
-
-WARNING = ("warning", "error")
 
 
 def _as_list(value: Any) -> Any:
@@ -99,7 +98,7 @@ def _judge(case: Case, results: Results) -> Iterator[Finding]:
         flags = [flag for row in rows for flag in _flags(row, results.cells)]
         raised = sorted({flag["id"] for flag in flags})
         verdicts = [row["verdict"] for row in rows] or ["none"]
-        warned = any(flag["severity"] in WARNING for flag in flags)
+        warned = any(warns(flag) for flag in flags)
         masked = any(verdict.startswith("masked") for verdict in verdicts)
         deserved = all(verdict.startswith(tuple(expected)) for verdict in verdicts)
         seen = deserved and set(case.own(norm)) <= set(raised)
@@ -117,17 +116,14 @@ def _judge(case: Case, results: Results) -> Iterator[Finding]:
         )
 
 
-def _is(row: Document, norm: Norm, defense: Document) -> bool:
-    found = {"name": row["defense"], "params": row["defense_params"]}
-    return row["threat"]["norm"] == norm and found == defense
+def _is(row: VerdictRow, norm: Norm, defense: Document) -> bool:
+    return row["threat"]["norm"] == norm and defense_of(row) == defense
 
 
-def _flags(row: Document, cells: Sequence[Document]) -> list[Mapping[str, Any]]:
+def _flags(row: VerdictRow, cells: Sequence[CellRow]) -> list[FlagRow]:
     """Return the flags of a verdict's models and panels, and of the cells under its norm."""
-    same = ("defense", "defense_params")
     found = [flag for seed in row["seeds"] for flag in seed["flags"]]
     for cell in cells:
-        mine = all(cell[key] == row[key] for key in same)
-        if mine and cell["threat"]["norm"] == row["threat"]["norm"]:
+        if defense_of(cell) == defense_of(row) and cell["threat"]["norm"] == row["threat"]["norm"]:
             found += cell["flags"]
     return found

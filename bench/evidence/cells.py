@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from torch import Tensor
 
 from bench.base.files import read_json, read_records, read_tensors
+from bench.base.rows import CellRow
 from bench.base.types import DamagedError, Document, Outcome
 from bench.evidence.finished_run import FinishedRun
 from bench.evidence.folder import RunFolder
@@ -84,7 +85,7 @@ class Trial:
     ``access``: what its attack sees; ``entry``: what it is in the panel, None outside of it.
     """
 
-    row: Document
+    row: CellRow
     records: pd.DataFrame | None
     access: str
     entry: Entry | None = None
@@ -97,7 +98,7 @@ class Trial:
     @property
     def label(self) -> str:
         """The attack in a few words: its name and what it differentiates, runs or comes from."""
-        found = [self.row["attack"]]
+        found: list[Any] = [self.row["attack"]]
         for key in ("output", "source", "attack"):
             value = self.row["attack_params"].get(key)
             found.append(value["name"] if isinstance(value, dict) else value)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.base.files import read_json
+from bench.base.rows import CellRow
 from bench.base.types import DamagedError, Document, Results, UserError
 from bench.evidence.folder import RunFolder
 from bench.plan.graph import Node, Plan, read_plan
@@ -23,7 +24,7 @@ class FinishedRun:
     environment: Document
 
     @property
-    def rows(self) -> list[Document]:
+    def rows(self) -> list[CellRow]:
         """The rows of ``results.json``, one a cell."""
         return self.results.cells
 
@@ -37,9 +38,9 @@ class FinishedRun:
         problem = "is ambiguous" if found else "is the id of no cell"
         raise UserError(f"{prefix!r} {problem} of {self.folder.root}: valid: {shown}")
 
-    def row(self, node: Node) -> Document:
-        """Return the row of ``results.json`` that belongs to a cell, empty where it has none."""
-        return next((row for row in self.rows if row["id"] == node.id), {})
+    def row(self, node: Node) -> CellRow | None:
+        """Return the row of ``results.json`` that belongs to a cell, None where it has none."""
+        return next((row for row in self.rows if row["id"] == node.id), None)
 
     def fits(self) -> dict[str, Node]:
         """Return the fits of the plan by id."""
@@ -72,7 +73,7 @@ def read_results(root: Path) -> Results:
     return _results(root, lambda name: read_json(root / name))
 
 
-def _results(root: Path, read: Callable[[str], list[Document]]) -> Results:
+def _results(root: Path, read: Callable[[str], list[Any]]) -> Results:
     further = [read(name) if (root / name).exists() else [] for name in Results.FURTHER]
     return Results(*(read(name) for name in Results.FILES), *further)
 

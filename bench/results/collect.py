@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import cast
 
 import pandas as pd
 
 from bench.base.files import check, file_hash, read_json, write_json
 from bench.base.fingerprint import digest
+from bench.base.rows import CellRow, ModelRow, defense_of
 from bench.base.types import (
     DamagedError,
     DataInfo,
     Document,
     Outcome,
     Results,
-    Spec,
     Suspicions,
     ThreatModel,
+    spec_of,
 )
 from bench.evidence.cells import Evidence, Trial
 from bench.evidence.finished_run import read_results
 from bench.evidence.folder import RunFolder
 from bench.measure.logits import without as without_logits
 from bench.plan.graph import Node, Plan
+from bench.plan.panel import REFERENCE
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
 from bench.plugins.contracts import Defense
@@ -36,9 +39,7 @@ from bench.verdict.flags import ModelFacts, cell_flags, model_flags
 from bench.verdict.paired import paired_rates
 from bench.verdict.verdict_rows import Model, verdict_rows
 
-REFERENCE = "undefended"
-"""The defense that every other is held against."""
-
+# Which metrics a cell's row has, and which of its model's; what they mean: bench.base.rows.
 METRICS = (
     *("sources", "correct_sources", "attempts", "successes", "success_rate", "success_ci"),
     *("robust_accuracy", "robust_ci", "worst_case", "worst_case_ci"),
@@ -137,7 +138,10 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     ]
     return Results(
         rows,
-        [m | found.document() for m, found in zip(models, suspected, strict=True)],
+        [
+            cast("ModelRow", m | found.document())
+            for m, found in zip(models, suspected, strict=True)
+        ],
         verdict_rows(plan.matrix, info, sources, judged),
         logit_rows(judged, sources) if told else [],
         pair_rows(plan.matrix, info, sources, judged) if told else [],
@@ -146,9 +150,9 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
 
 def _suspicions(model: Document, models: list[Document], classes: int) -> Suspicions:
     """Return the flags of one model, given the others: one may be its undefended counterpart."""
-    defense = registry.DEFENSES.make(Spec(model["defense"], model["defense_params"]))
+    defense = registry.DEFENSES.make(spec_of(defense_of(model)))
     reference = next(
-        (m for m in models if m["defense"] == REFERENCE and m["seed"] == model["seed"]), {}
+        (m for m in models if m["defense"] == REFERENCE.name and m["seed"] == model["seed"]), {}
     )
     return model_flags(
         ModelFacts(
@@ -220,7 +224,7 @@ def _paired(cell: _Cell, cells: list[_Cell], fits: Mapping[str, Node]) -> Docume
     for other in cells:
         reference = fits[other.node.needs["model"]]
         if (
-            reference.document["defense"]["name"] == REFERENCE
+            reference.document["defense"]["name"] == REFERENCE.name
             and reference.document["seed"] == fit.document["seed"]
             and other.node.document["attack"] == cell.node.document["attack"]
             and reference is not fit
@@ -255,12 +259,12 @@ def _worst_case(siblings: list[_Cell], threat: ThreatModel, info: DataInfo) -> D
 def row(
     identity: Document, outcome: Outcome, threat: ThreatModel, summary: Document, probe: Document,
     queries: Document, classes: int,
-) -> Document:  # fmt: skip
+) -> CellRow:  # fmt: skip
     """Return one row: who met whom, how it ended, the metrics, the flags."""
     metrics = {name: summary.get(name) for name in METRICS}
     model = {name: probe.get(name) for name in MODEL_METRICS}
     flags = cell_flags(summary, probe, threat, classes) if outcome.status == "done" else []
-    return {
+    made = {
         **identity,
         "threat": {"norm": threat.norm, "budget": threat.budget, "unit": threat.unit},
         "status": outcome.status,
@@ -272,6 +276,7 @@ def row(
         "zero_gradient_share": _share(metrics["zero_gradients"], queries.get("backwards")),
         "flags": [asdict(flag) for flag in flags],
     }
+    return cast("CellRow", made)  # that they have the columns, a test holds
 
 
 def _share(part: int | None, whole: int | None) -> float | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from bench.base.fingerprint import digest
+from bench.base.rows import MODEL
 from bench.base.types import Document
 from bench.evidence.cells import Trial
 from bench.measure.logits import Array, measures, order_agreement, read
@@ -75,13 +77,12 @@ def _row(model: Model, trial: Trial | None, rows: pd.DataFrame, before: Array | 
         summary |= {name: mean, f"{name}_ci": interval}
         if name != "order_tau":
             summary[f"{name}_before"] = _mean(each, f"{name}_before")[0]
-    attack = {} if trial is None else trial.row
+    attack: Mapping[str, Any] = {} if trial is None else trial.row
     steps = pd.Series([]) if trial is None else rows["iterations"].dropna()
-    identity = ("dataset", "network", "recipe", "defense", "defense_params", "seed")
     return {
         "id": digest({"model": model.row["id"], "cell": attack.get("id")})[:16],
         "model": model.row["id"],
-        **{name: model.row[name] for name in identity},
+        **{name: model.row[name] for name in MODEL},
         **{name: attack.get(name) for name in ("attack", "attack_params", "threat")},
         "cell": attack.get("id"),
         "samples": len(each),

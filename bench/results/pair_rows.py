@@ -19,7 +19,7 @@ from bench.base.json_changes import ABSENT
 from bench.base.types import DataInfo, Document, Spec, UserError
 from bench.measure.logits import order_agreement, read
 from bench.plan.matrix import MatrixConfig
-from bench.plan.panel import Panel
+from bench.plan.panel import REFERENCE, Panel
 from bench.plugins import registry
 from bench.verdict.paired import clustered_difference
 from bench.verdict.rates import mean_interval
@@ -108,7 +108,7 @@ def pairs_of(defenses: Sequence[Mapping[int, Model]]) -> Iterator[Pair]:
     where none has, the first of them.
     """
     for second in defenses:
-        if _identity(second) == {"defense": "undefended", "defense_params": {}}:
+        if _identity(second) == {"defense": REFERENCE.name, "defense_params": {}}:
             yield from (Pair(d, second, "undefended") for d in defenses if d is not second)
     for first in defenses:
         teacher = _identity(first)["defense_params"].get("teacher")

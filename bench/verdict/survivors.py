@@ -133,7 +133,10 @@ class Subject:
         """Return the forward and backward passes of the panel's cells, in rows."""
         members = self.members(budget)
         counts = {name: [t.row[name] for t in members] for name in ("forwards", "backwards")}
-        return {name: None if None in values else sum(values, 0) for name, values in counts.items()}
+        return {
+            name: None if None in values else sum(value or 0 for value in values)
+            for name, values in counts.items()
+        }
 
 
 def _role(trials: Sequence[Trial]) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bench.base.fingerprint import digest
+from bench.base.rows import DEFENSE, VerdictRow, attack_of, defense_of, warns
 from bench.base.types import DataInfo, Document, Suspicions
 from bench.evidence.cells import Trial
 from bench.plan.matrix import MatrixConfig
@@ -22,9 +23,6 @@ from bench.verdict.ranking import rank_ranges, widest
 from bench.verdict.rates import wilson
 from bench.verdict.rule import POWER, Facts, Judgement, combine, judge
 from bench.verdict.survivors import Subject
-
-WARNING = ("warning", "error")
-"""Severities that warn."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def panel_entries(matrix: MatrixConfig, panel: Panel) -> dict[str, Entry]:
 
 def verdict_rows(
     matrix: MatrixConfig, info: DataInfo, sources: Sequence[int], models: Sequence[Model]
-) -> list[Document]:
+) -> list[VerdictRow]:
     """Return one row a defense and budget of every panel of ``matrix``.
 
     ``sources``: the sample ids that every model was attacked on; ``models``: the fits that have
@@ -84,7 +82,7 @@ class _Table:
             (name for name, seeds in self.models.items() if _is(seeds, reference)), None
         )
 
-    def rows(self) -> list[Document]:
+    def rows(self) -> list[VerdictRow]:
         """Return the rows, by budget and then by defense."""
         headline = self._headline()
         found = []
@@ -92,7 +90,8 @@ class _Table:
             ranks = self._ranks(budget)
             for name in self.models:
                 row = self._row(name, budget)
-                found.append({**row, "rank": ranks.get(name), "headline": budget == headline})
+                place = {"rank": ranks.get(name), "headline": budget == headline}
+                found.append(cast("VerdictRow", row | place))
         return found
 
     def _headline(self) -> float | None:
@@ -141,7 +140,7 @@ class _Table:
                 "sources_needed": whole.sources_needed,
             }
         model = next(iter(seeds.values())).row
-        identity = {key: model[key] for key in IDENTITY}
+        identity = {key: model[key] for key in DEFENSE}
         place = {"norm": self.panel.norm, "at": budget}
         threat = self.panel.threat(budget, self.info.features)
         return {
@@ -230,24 +229,18 @@ class _Table:
         ]
 
 
-IDENTITY = ("dataset", "network", "recipe", "defense", "defense_params")
-"""What says which defense a row is about, whatever the seed."""
-
-
 def defense_name(row: Document) -> str:
     """Return the digest of what says which defense a row is about."""
-    return digest({key: row[key] for key in IDENTITY})
+    return digest({key: row[key] for key in DEFENSE})
 
 
 def _is(seeds: Mapping[int, Model], defense: Document) -> bool:
-    row = next(iter(seeds.values())).row
-    return {"name": row["defense"], "params": row["defense_params"]} == defense
+    return defense_of(next(iter(seeds.values())).row) == defense
 
 
 def placed(trial: Trial, entries: Mapping[str, Entry]) -> Trial:
     """Return ``trial`` with its place in the panel."""
-    document = {"name": trial.row["attack"], "params": trial.row["attack_params"]}
-    return Trial(trial.row, trial.records, trial.access, entries.get(digest(document)))
+    return replace(trial, entry=entries.get(digest(attack_of(trial.row))))
 
 
 def _of_undefended(reference: Subject | None, subject: Subject, budget: float) -> list[str]:
@@ -257,9 +250,9 @@ def _of_undefended(reference: Subject | None, subject: Subject, budget: float) -
 
 
 def _warnings(suspicions: Suspicions, members: Sequence[Trial]) -> frozenset[str]:
-    flags = [asdict(flag) for flag in suspicions.flags]
+    flags: list[Mapping[str, Any]] = [asdict(flag) for flag in suspicions.flags]
     flags += [flag for trial in members for flag in trial.row["flags"]]
-    return frozenset(flag["id"] for flag in flags if flag["severity"] in WARNING)
+    return frozenset(flag["id"] for flag in flags if warns(flag))
 
 
 def _interval(table: Pairs) -> tuple[float, float]:

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.base.rows import VerdictRow
 from leaderboard.figures.style import HEIGHT, STYLES, WIDTH, Style, save, styled
-from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.cells import labels
 from leaderboard.tables.sweeps import PLAIN
 from leaderboard.tables.verdicts import VerdictTable, verdict_tables
 
@@ -39,25 +40,28 @@ Line = tuple[Sequence[float], Sequence[float]]
 
 
 @styled
-def curves(rows: Sequence[Row]) -> dict[str, Figure]:
+def curves(rows: Sequence[VerdictRow]) -> dict[str, Figure]:
     """Return one figure a data set and norm, by name: ``curve-digits-linf``."""
     made = {f"curve-{table.dataset}-{table.norm}": _curve(table) for table in verdict_tables(rows)}
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def write_curves(rows: Sequence[Row], folder: Path) -> list[Path]:
+def write_curves(rows: Sequence[VerdictRow], folder: Path) -> list[Path]:
     """Draw the curves of ``rows`` to ``folder`` as PDF and PNG; return the files."""
     return save(curves(rows), folder) if rows else []
 
 
 def _curve(table: VerdictTable) -> Figure | None:
     rows = [row for row in table.rows if row["curve"] is not None]
-    named = list(zip(labels(rows, "defense"), rows, strict=True))
+    drawn = [row["curve"] for row in rows if row["curve"] is not None]
+    named = list(zip(labels(rows, "defense"), rows, drawn, strict=True))
     # The reference row is the undefended network itself, which stands in every curve.
-    defenses = {name: row for name, row in named if row["verdict"] != "reference"}
+    defenses = {name: curve for name, row, curve in named if row["verdict"] != "reference"}
     measured = {0.0, *(row["at"] for row in table.rows)}
-    plain = _lines(rows[0]["curve"], "undefended", measured) if rows else []
-    lines = {name: _lines(row["curve"], "worst_case", measured) for name, row in defenses.items()}
+    plain = _lines(drawn[0]["at"], drawn[0]["undefended"], measured) if drawn else []
+    lines = {
+        name: _lines(curve["at"], curve["worst_case"], measured) for name, curve in defenses.items()
+    }
     if not defenses and not plain:
         return None
     if len(defenses) <= TOGETHER:
@@ -65,17 +69,19 @@ def _curve(table: VerdictTable) -> Figure | None:
     return _apart(table, plain, lines)
 
 
-def _lines(curve: Row, key: str, measured: set[float]) -> list[Line]:
+def _lines(
+    at: Sequence[float], seeds: Mapping[str, list[float] | None], measured: set[float]
+) -> list[Line]:
     """Return the line of every seed whose panel is complete, at the budgets that were attacked.
 
     Most attacks spend what they may: just below a budget of the panel nothing was tried, and a
     line there would show robustness that nobody looked for. Under L0 that is so where gradients
     are masked, for then only the black box, which is run at each budget, gets anywhere.
     """
-    kept = [i for i, at in enumerate(curve["at"]) if at in measured]
+    kept = [i for i, budget in enumerate(at) if budget in measured]
     return [
-        ([curve["at"][i] for i in kept], [100 * line[i] for i in kept])
-        for line in curve[key].values()
+        ([at[i] for i in kept], [100 * line[i] for i in kept])
+        for line in seeds.values()
         if line is not None
     ]
 

@@ -205,11 +205,12 @@ def sensitivity(results: Results) -> Figure | None:
     figure, axes = new_figure()
     for style, (name, row) in zip(STYLES, drawn, strict=False):
         found = row["sensitivity"]
+        assert found is not None  # as of every row that is drawn
         shares = [100 * count / found["samples"] for count in found["counts"]]
         places = range(len(shares))
         axes.plot(places, shares, color=style.color, linestyle=style.line, marker=style.marker,
                   markersize=3, label=name)  # fmt: skip
-    edges = drawn[0][1]["sensitivity"]["edges_log10"]
+        edges = found["edges_log10"]
     axes.set_xticks([i + 0.5 for i in range(len(edges))], [str(e) for e in edges], rotation=90)
     axes.set_xlabel("mean absolute input gradient, log10 (edges of the bins)")
     axes.set_ylabel("test images, %")

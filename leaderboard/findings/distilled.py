@@ -5,6 +5,8 @@ Hinton, Vinyals, Dean 2015, arXiv 1503.02531.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from bench.base.types import Results
@@ -48,7 +50,7 @@ def _kept(pair: Row, at: Row) -> str:
     return f"{first} against {second} at {place(at)}"
 
 
-def _taught(pairs: list[Row]) -> list[str]:
+def _taught(pairs: Sequence[Row]) -> list[str]:
     """Return how to call the student of each pair."""
     return [f"taught by {name}" for name in named([pair["first"] for pair in pairs])]
 
@@ -73,7 +75,7 @@ def _group(results: Results, defense: Row) -> Group | None:
     return next(iter(groups(found)), None)
 
 
-def table(results: Results, taught: list[Row]) -> pd.DataFrame:
+def table(results: Results, taught: Sequence[Row]) -> pd.DataFrame:
     """Return accuracy, parameters and worst cases of each student and its teacher."""
     lines = []
     for pair, name in zip(taught, _taught(taught), strict=True):

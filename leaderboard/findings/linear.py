@@ -91,9 +91,10 @@ def grid(results: Results, attack: str, output: str) -> Grid:
             and params.get("precision", "float32") == "float32"
             and params.get("temperature", 1.0) == 1.0
             and row["success_rate"] is not None
+            and (budget := row["threat"]["budget"]) is not None
         ):
             budgets = found.setdefault(network_name(row), {})
-            budgets.setdefault(row["threat"]["budget"], {}).setdefault(row["seed"], row)
+            budgets.setdefault(budget, {}).setdefault(row["seed"], row)
     return {name: dict(sorted(budgets.items())) for name, budgets in found.items()}
 
 

@@ -256,7 +256,7 @@ def _within(kinds: dict[str, list[Crossing]]) -> str:
 
 def table(found: Sequence[Crossing]) -> pd.DataFrame:
     """Return success rates: victims down, sources across, then noise."""
-    lines: dict[Trained, Row] = {}
+    lines: dict[Trained, dict[str, str]] = {}
     for one in found:
         line = lines.setdefault(one.victim, {"victim": one.victim.label})
         rates = shares(row["success_rate"] for row in one.rows.values())

@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from bench.base.rows import CellRow
 from leaderboard.pages.markdown import page, table
-from leaderboard.tables.cells import UNDEFINED, Row, interval, labels, percent, threat_tables
+from leaderboard.tables.cells import UNDEFINED, interval, labels, percent, threat_tables
 
 
 def agreement(
-    rows: Sequence[Row], environment: dict[str, Any], seconds: Mapping[str, float]
+    rows: Sequence[CellRow], environment: dict[str, Any], seconds: Mapping[str, float]
 ) -> str:
     """Return the page, one table a defense; ``seconds`` by cell id, as in ``timings.json``."""
     groups = [
@@ -23,15 +24,15 @@ def agreement(
     return page("agreement.md.j2", environment=environment, groups=groups)
 
 
-def _by_defense(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+def _by_defense(rows: Sequence[CellRow]) -> dict[str, list[CellRow]]:
+    found: dict[str, list[CellRow]] = {}
     for name, row in zip(labels(rows, "defense"), rows, strict=True):
         found.setdefault(name, []).append(row)
     return found
 
 
 def _compare(
-    rows: Sequence[Row], environment: dict[str, Any], seconds: Mapping[str, float]
+    rows: Sequence[CellRow], environment: dict[str, Any], seconds: Mapping[str, float]
 ) -> pd.DataFrame:
     lines = []
     for name, row in zip(labels(rows, "attack"), rows, strict=True):
@@ -57,18 +58,18 @@ def _share(count: int | None, total: int | None) -> str:
     return UNDEFINED if count is None else f"{count}/{total}"
 
 
-def _invalid(row: Row) -> str:
+def _invalid(row: CellRow) -> str:
     found = [flag for flag in row["flags"] if flag["id"] == "invalid-output"]
     return f"{percent(found[0]['value'])}" if found else "0"
 
 
-def note(row: Row, environment: dict[str, Any]) -> str:
+def note(row: CellRow, environment: dict[str, Any]) -> str:
     """Return the matrix file's remark on the attack of ``row``: that of the closest table."""
     tables = [attack for attack in environment["matrix"]["attack"] if _matches(attack, row)]
     return str(max(tables, key=len).get("note", "")) if tables else ""
 
 
-def _matches(attack: Row, row: Row) -> bool:
+def _matches(attack: Mapping[str, Any], row: CellRow) -> bool:
     """Return whether ``row`` belongs to the ``[[attack]]`` table ``attack`` of a matrix."""
     params = row["attack_params"]
     known = {**params, **(params.get("params") or {})}

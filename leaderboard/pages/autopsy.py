@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bench.base.rows import CellRow
 from bench.base.types import Results
 from leaderboard.tables.autopsy import (
     BENEATH,
@@ -19,7 +20,7 @@ from leaderboard.tables.autopsy import (
     rate,
     share_stuck,
 )
-from leaderboard.tables.cells import UNDEFINED, Row, interval, percent
+from leaderboard.tables.cells import UNDEFINED, interval, percent
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _table(members: Sequence[Autopsy]) -> pd.DataFrame:
             **{f"logits / {t:g}": _cell(item.divided.get(t), brief=True) for t in divisors},
             "no admissible pair": percent(item.stuck),
             "gradients exactly zero": percent(item.zeros),
-            "mean |logit|": number(item.model.get("mean_abs_logit")),
+            "mean |logit|": number(item.model and item.model.get("mean_abs_logit")),
             "log-odds against undefended": difference(item.beneath),
             "finding": item.finding,
         }
@@ -65,7 +66,7 @@ def _table(members: Sequence[Autopsy]) -> pd.DataFrame:
     return frame.drop(columns=[name for name in frame if (frame[name] == UNDEFINED).all()])
 
 
-def _cell(row: Row | None, brief: bool = False) -> str:
+def _cell(row: CellRow | None, brief: bool = False) -> str:
     if row is None:
         return UNDEFINED
     if row["status"] != "done":
@@ -193,19 +194,22 @@ def _divided(members: Sequence[Autopsy]) -> list[str]:
     return found
 
 
-def _argument(first: Row, last: Row) -> str:
+def _argument(first: CellRow, last: CellRow) -> str:
     """Hold two rows of one model, the logits divided by more in ``last``, against the argument.
 
     A change counts from ``HIDDEN`` on, where the intervals do not meet; a fall is the gradient's
     vanishing where at least ``MOST`` of the attempts ended without an admissible pair.
     """
-    change = last["success_rate"] - first["success_rate"]
-    if change >= HIDDEN and last["success_ci"][0] > first["success_ci"][1]:
+    before, after = first["success_ci"], last["success_ci"]
+    if before is None or after is None:
+        return ""
+    change = (last["success_rate"] or 0.0) - (first["success_rate"] or 0.0)
+    if change >= HIDDEN and after[0] > before[1]:
         return (
             "The factor 1/T of the Jacobian shrinks and the attack succeeds more often: the factor "
             "protects nothing, the saturated softmax hides."
         )
-    if change <= -HIDDEN and last["success_ci"][1] < first["success_ci"][0]:
+    if change <= -HIDDEN and after[1] < before[0]:
         if (share_stuck(last) or 0.0) >= MOST:
             return "The gradient vanishes as the factor 1/T shrinks, as the paper argues."
         return (

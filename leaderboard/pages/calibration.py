@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from bench.base.rows import VerdictRow
 from bench.base.types import Results
 from bench.claims.calibration import QUANTITIES, Figure
 from leaderboard.pages.markdown import table
-from leaderboard.tables.cells import UNDEFINED, Row, labels
+from leaderboard.tables.cells import UNDEFINED, labels
 
 BEGIN, END = "<!-- calibration -->", "<!-- /calibration -->"
 
@@ -61,7 +62,7 @@ def masked_table(figures: Sequence[Figure]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def verdict_counts(rows: Sequence[Row]) -> pd.DataFrame:
+def verdict_counts(rows: Sequence[VerdictRow]) -> pd.DataFrame:
     """Return how often each verdict was given: defenses down, norms and budgets across."""
     lines: dict[str, dict[str, str]] = {}
     for name, row in zip(labels(rows, "defense"), rows, strict=True):

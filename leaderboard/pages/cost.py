@@ -10,12 +10,15 @@ from typing import Any
 
 import pandas as pd
 
+from bench.base.rows import ModelRow
 from leaderboard.pages.markdown import page, table
 from leaderboard.tables.cells import UNDEFINED, Row, defense_labels, ordered
 from leaderboard.tables.sweeps import PLAIN, SWEPT, temperature_of
 
 
-def cost(models: Sequence[Row], environment: dict[str, Any], seconds: Mapping[str, float]) -> str:
+def cost(
+    models: Sequence[ModelRow], environment: dict[str, Any], seconds: Mapping[str, float]
+) -> str:
     """Return ``cost.md``: what each defense costs as a multiple of the undefended network.
 
     ``seconds`` as ``timings.json`` holds them: they differ from run to run, so this page is no
@@ -24,7 +27,7 @@ def cost(models: Sequence[Row], environment: dict[str, Any], seconds: Mapping[st
     return page("cost.md.j2", environment=environment, costs=table(cost_table(models, seconds)))
 
 
-def cost_table(models: Sequence[Row], seconds: Mapping[str, float]) -> pd.DataFrame:
+def cost_table(models: Sequence[ModelRow], seconds: Mapping[str, float]) -> pd.DataFrame:
     """Return parameters, inference time and training time, each with its ratio to undefended's.
 
     A student's training includes its teacher's, which must be a model of the run too.
@@ -42,7 +45,9 @@ def cost_table(models: Sequence[Row], seconds: Mapping[str, float]) -> pd.DataFr
     return pd.DataFrame(lines)
 
 
-def _spent(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> dict[str, float | None]:
+def _spent(
+    row: ModelRow, rows: Sequence[ModelRow], seconds: Mapping[str, float]
+) -> dict[str, float | None]:
     return {
         "parameters": row.get("parameters"),
         "inference of 1,000 images": seconds.get(f"inference:{row['id']}"),
@@ -50,7 +55,9 @@ def _spent(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> dict[
     }
 
 
-def _training(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> float | None:
+def _training(
+    row: ModelRow, rows: Sequence[ModelRow], seconds: Mapping[str, float]
+) -> float | None:
     """Return the seconds of a model's training with its teacher's; None where one is not known."""
     own = seconds.get(f"training:{row['id']}")
     wanted = _teacher(row)
@@ -64,7 +71,7 @@ def _training(row: Row, rows: Sequence[Row], seconds: Mapping[str, float]) -> fl
     return own + teachers[0] if teachers and teachers[0] is not None else None
 
 
-def _teacher(row: Row) -> tuple[str, Row] | None:
+def _teacher(row: ModelRow) -> tuple[str, Row] | None:
     """Return the name and the parameters of the defense that taught a row's model."""
     if row["defense"] == SWEPT:
         return "temperature_only", {"temperature": temperature_of(row)}

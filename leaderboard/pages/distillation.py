@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.base.rows import CellRow, ModelRow
 from bench.base.types import Results
 from leaderboard.pages.autopsy import difference, number, sections
 from leaderboard.pages.markdown import page
@@ -73,11 +74,11 @@ class Report:
             for output in OUTPUTS
         }
 
-    def cell(self, model: Row, output: str) -> Row | None:
+    def cell(self, model: ModelRow, output: str) -> CellRow | None:
         """Return the model's JSMA row on ``output``, or None."""
         return self.cells[output].get(model_key(model))
 
-    def plain(self, model: Row) -> Row | None:
+    def plain(self, model: ModelRow) -> ModelRow | None:
         """Return the undefended model of the same seed, or None."""
         same = [m for m in self.models if m["defense"] == PLAIN and m["seed"] == model["seed"]]
         return same[0] if same else None
@@ -122,7 +123,7 @@ class Report:
                 found += self._halves(max(hot, key=lambda model: temperature_of(model) or 0.0))
         return found
 
-    def _halves(self, model: Row) -> list[str]:
+    def _halves(self, model: ModelRow) -> list[str]:
         plain, name = self.plain(model), f"{SWEPT} at T = {temperature_of(model):g}"
         if len({row["seed"] for row in self.models}) > 1:
             name = f"{name}, seed {model['seed']},"
@@ -155,7 +156,7 @@ class Report:
             ]
         )
 
-    def change(self, model: Row) -> float | None:
+    def change(self, model: ModelRow) -> float | None:
         """Return the accuracy of ``model`` minus that of the undefended one of its seed."""
         plain = self.plain(model)
         if plain is None or plain is model:
@@ -195,15 +196,16 @@ class Report:
             )
         return self.frame(columns)
 
-    def distances(self, model: Row) -> dict[str, float]:
+    def distances(self, model: ModelRow) -> dict[str, float]:
         """Return by reading how far ours lies from the paper's figure; empty without one."""
         row, figures = self.cell(model, "probs"), self.figures("rho_adv", model, output="probs")
         if row is None or not figures or figures[0].scaled is None:
             return {}
         known = figures[0].scaled
-        return {key: abs(row[key] - known) for key in READINGS if row[key] is not None}
+        ours = {key: _get(row, key) for key in READINGS}
+        return {key: abs(value - known) for key, value in ours.items() if value is not None}
 
-    def nearest(self, model: Row) -> str | None:
+    def nearest(self, model: ModelRow) -> str | None:
         """Return the reading that comes nearest to the paper's figure, or None without one."""
         found = self.distances(model)
         return READINGS[min(found, key=lambda key: found[key])] if found else None
@@ -291,7 +293,7 @@ class Report:
                     "logits / T, T": number(row["attack_params"].get("temperature")),
                     "success": _success(row),
                     **{
-                        words: number(row.get(key)) + self._size(key, row, attack)
+                        words: number(_get(row, key)) + self._size(key, row, attack)
                         for key, words in _SIZES.items()
                     },
                 }
@@ -384,7 +386,7 @@ def _get(row: Row | None, key: str) -> Any:
     return None if row is None else row.get(key)
 
 
-def _success(row: Row | None) -> str:
+def _success(row: CellRow | None) -> str:
     return UNDEFINED if row is None else success(row)
 
 

@@ -8,11 +8,13 @@ floating point. (Logits are another attack, and logits divided by a number are t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from bench.base.rows import CellRow, ModelRow
 from bench.base.types import Results, ThreatModel
-from leaderboard.tables.cells import Row, defense_labels, model_key, ordered, paired
+from leaderboard.tables.cells import defense_labels, model_key, ordered, paired
 from leaderboard.tables.sweeps import View, view_of
 
 ATTACKS = {"jsma": "probs", "fgsm": "deployed"}
@@ -45,15 +47,15 @@ class Autopsy:
     """One model under one attack and threat model, by what the attack differentiates.
 
     ``views``: the rows by (output, precision, temperature); ``model``: its row of ``models.json``,
-    empty where there is none; ``label``: the defense by what tells it from the others.
+    None where there is none; ``label``: the defense by what tells it from the others.
     """
 
     label: str
-    views: dict[View, Row]
-    model: Row
+    views: dict[View, CellRow]
+    model: ModelRow | None
 
     @property
-    def row(self) -> Row:
+    def row(self) -> CellRow:
         """A row of the group: who met whom."""
         return next(iter(self.views.values()))
 
@@ -68,27 +70,27 @@ class Autopsy:
         return bool(self.row["attack_params"].get("targets", "all") != "untargeted")
 
     @property
-    def deployed(self) -> Row | None:
+    def deployed(self) -> CellRow | None:
         """The naive attack: on what is deployed, in float32."""
         return self.views.get((ATTACKS[self.row["attack"]], "float32", 1.0))
 
     @property
-    def double(self) -> Row | None:
+    def double(self) -> CellRow | None:
         """The naive attack in float64."""
         return self.views.get((ATTACKS[self.row["attack"]], "float64", 1.0))
 
     @property
-    def log_odds(self) -> Row | None:
+    def log_odds(self) -> CellRow | None:
         """The attack on log-odds."""
         return self.views.get(("log_odds", "float32", 1.0))
 
     @property
-    def logits(self) -> Row | None:
+    def logits(self) -> CellRow | None:
         """The attack on logits."""
         return self.views.get(("logits", "float32", 1.0))
 
     @property
-    def divided(self) -> dict[float, Row]:
+    def divided(self) -> dict[float, CellRow]:
         """The naive attack by the number that divides the logits, ascending, 1 included."""
         naive = ATTACKS[self.row["attack"]]
         found = {
@@ -160,6 +162,8 @@ def find(autopsy: Autopsy) -> Finding:
         return "not enough cells"
     if hidden < HIDDEN:
         return "nothing hidden"
+    assert naive["success_ci"] is not None  # the rates are known, hidden says
+    assert exact["success_ci"] is not None
     if naive["success_ci"][1] >= exact["success_ci"][0]:
         return "few attempts"
     if autopsy.remainder == "below":
@@ -184,21 +188,21 @@ def cause(autopsy: Autopsy) -> Literal["underflow", "cancellation", "unexplained
     return "cancellation" if elsewhere or zeros >= MOST else "unexplained"
 
 
-def _gradients(autopsy: Autopsy) -> Row:
-    return autopsy.model.get("gradients") or {}
+def _gradients(autopsy: Autopsy) -> Mapping[str, Any]:
+    return (autopsy.model and autopsy.model.get("gradients")) or {}
 
 
-def rate(row: Row | None) -> float | None:
+def rate(row: CellRow | None) -> float | None:
     """Return the success rate of a cell, None where there is none."""
     return None if row is None else row["success_rate"]
 
 
-def share_stuck(row: Row | None, *, of_failed: bool = False) -> float | None:
+def share_stuck(row: CellRow | None, *, of_failed: bool = False) -> float | None:
     """Return the share of a cell's attempts, or failed ones, with no admissible pair at the end."""
-    reasons = (row or {}).get("stop_reasons")
-    if not row or not reasons or not row["attempts"]:
+    if not row or not row["stop_reasons"] or not row["attempts"]:
         return None
-    total = row["attempts"] - row["successes"] if of_failed else row["attempts"]
+    reasons, attempts = row["stop_reasons"], row["attempts"]
+    total = attempts - (row["successes"] or 0) if of_failed else attempts
     return reasons.get("no_admissible_pair", 0) / total if total else None
 
 
@@ -209,19 +213,19 @@ def autopsies(results: Results) -> list[Autopsy]:
     """
     rows = ordered([row for row in results.cells if row["attack"] in ATTACKS])
     models = {model_key(row): row for row in results.models}
-    groups: dict[str, dict[View, Row]] = {}
+    groups: dict[str, dict[View, CellRow]] = {}
     names: dict[str, str] = {}
     for row, label in zip(rows, defense_labels(rows), strict=True):
         key = repr((model_key(row), row["attack"], row["threat"], _rest(row)))
         groups.setdefault(key, {})[view_of(row)] = row
         names[key] = label
     found = [
-        Autopsy(names[key], views, models.get(model_key(next(iter(views.values()))), {}))
+        Autopsy(names[key], views, models.get(model_key(next(iter(views.values())))))
         for key, views in groups.items()
     ]
     return [item for item in found if item.deployed is not None and item.log_odds is not None]
 
 
-def _rest(row: Row) -> list[tuple[str, str]]:
+def _rest(row: CellRow) -> list[tuple[str, str]]:
     views = ("output", "precision", "temperature")
     return sorted((k, repr(v)) for k, v in row["attack_params"].items() if k not in views)

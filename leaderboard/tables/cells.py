@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
-from bench.base.types import ThreatModel
+from bench.base.rows import MODEL, CellRow
+from bench.base.types import Document, ThreatModel
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
+"""A row of any file, for what is asked of rows of several kinds or by a computed key."""
+
+R = TypeVar("R", bound=Row)
 
 UNDEFINED = "–"
 
@@ -21,7 +25,7 @@ class ThreatTable:
 
     dataset: str
     threat: ThreatModel
-    rows: tuple[Row, ...]
+    rows: tuple[CellRow, ...]
 
     @property
     def title(self) -> str:
@@ -29,9 +33,9 @@ class ThreatTable:
         return f"{self.dataset}: {self.threat}"
 
 
-def threat_tables(rows: Iterable[Row]) -> list[ThreatTable]:
+def threat_tables(rows: Iterable[CellRow]) -> list[ThreatTable]:
     """Group ``rows`` by data set and threat model, in order of first appearance."""
-    groups: dict[tuple[str, ThreatModel], list[Row]] = {}
+    groups: dict[tuple[str, ThreatModel], list[CellRow]] = {}
     for row in rows:
         groups.setdefault((row["dataset"], ThreatModel(**row["threat"])), []).append(row)
     return [ThreatTable(name, threat, tuple(group)) for (name, threat), group in groups.items()]
@@ -52,13 +56,13 @@ def labels(rows: Sequence[Row], kind: str) -> list[str]:
     ]
 
 
-def _flat(params: Row) -> Row:
+def _flat(params: Row) -> Document:
     """Return ``params`` with the entries of its tables beside its own.
 
     Those of ``params`` under their own names; of another table, a plugin's, under the table's:
     ``source`` for its name, which comes first, ``source.temperature`` for a parameter.
     """
-    flat: Row = {}
+    flat: Document = {}
     for key, value in params.items():
         if not isinstance(value, dict):
             flat[key] = value
@@ -87,7 +91,7 @@ def interval(value: float | None, bounds: Sequence[float] | None) -> str:
     return f"{percent(value)} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
 
 
-def success(row: Row, brief: bool = False) -> str:
+def success(row: CellRow, brief: bool = False) -> str:
     """Return a cell's success rate with interval and fraction, or how it ended."""
     if row["status"] != "done":
         return str(row["status"]).upper()
@@ -97,13 +101,13 @@ def success(row: Row, brief: bool = False) -> str:
     return f"{rate} {row['successes']}/{row['attempts']}"
 
 
-def ordered(rows: Sequence[Row]) -> list[Row]:
+def ordered(rows: Sequence[R]) -> list[R]:
     """Sort rows so that a sweep of numbers ascends, keeping the order of names and of the rest."""
     first: dict[str, int] = {}
     for row in rows:
         first.setdefault(row["defense"], len(first))
 
-    def position(row: Row) -> tuple[Any, ...]:
+    def position(row: R) -> tuple[Any, ...]:
         numbers = [v for v in row["defense_params"].values() if isinstance(v, int | float)]
         return (first[row["defense"]], numbers, row["seed"])
 
@@ -119,7 +123,7 @@ def success_table(table: ThreatTable, brief: bool = False) -> pd.DataFrame:
     marks = {name: _marks(group["row"]) for name, group in frame.groupby("attack", sort=False)}
     lines = []
     for defense, group in frame.groupby("defense", sort=False):
-        model = group["row"].iloc[0]
+        model: CellRow = group["row"].iloc[0]
         line = {
             "defense": str(defense),
             "accuracy": percent(model["accuracy"]),
@@ -134,8 +138,8 @@ def success_table(table: ThreatTable, brief: bool = False) -> pd.DataFrame:
     return pd.DataFrame(lines).fillna(UNDEFINED)
 
 
-def _marks(rows: Iterable[Row]) -> dict[float, str]:
-    rates = {row["success_rate"] for row in rows} - {None}
+def _marks(rows: Iterable[CellRow]) -> dict[float, str]:
+    rates = {row["success_rate"] for row in rows if row["success_rate"] is not None}
     return {min(rates): " ▼", max(rates): " ▲"} if len(rates) > 1 else {}
 
 
@@ -188,7 +192,7 @@ def _number(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:.4g}"
 
 
-def extremes(table: ThreatTable) -> tuple[Row, Row] | None:
+def extremes(table: ThreatTable) -> tuple[CellRow, CellRow] | None:
     """Return the rows of lowest and of highest success rate, or None where none is defined."""
     done = [row for row in table.rows if row["success_rate"] is not None]
     if not done:
@@ -196,16 +200,16 @@ def extremes(table: ThreatTable) -> tuple[Row, Row] | None:
     return min(done, key=_success), max(done, key=_success)
 
 
-def _success(row: Row) -> float:
-    return float(row["success_rate"])
+def _success(row: CellRow) -> float:
+    return float(row["success_rate"] or 0)
 
 
-def troubles(rows: Iterable[Row]) -> list[Row]:
+def troubles(rows: Iterable[CellRow]) -> list[CellRow]:
     """Return the rows that are not done or carry a flag."""
     return [row for row in rows if row["status"] != "done" or row["flags"]]
 
 
-def paired(row: Row | None) -> tuple[float, float, float] | None:
+def paired(row: CellRow | None) -> tuple[float, float, float] | None:
     """Return a cell's paired difference to the undefended network and its interval, or None."""
     found = None if row is None else row.get("paired")
     if not found or found["delta"] is None or found["ci"] is None:
@@ -223,5 +227,4 @@ def defense_labels(rows: Sequence[Row]) -> list[str]:
 
 def model_key(row: Row) -> str:
     """Return what a cell and its row of `models.json` share: which model they are about."""
-    names = ("dataset", "network", "recipe", "defense", "defense_params", "seed")
-    return repr([row.get(name) for name in names])
+    return repr([row.get(name) for name in MODEL])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from bench.base.rows import CellRow
+from bench.plan.panel import REFERENCE
 from leaderboard.tables.cells import Row
 
 Bounds = Sequence[float] | None
 
-PLAIN = "undefended"
+PLAIN = REFERENCE.name
 
 SWEPT = "distillation"
 
@@ -43,7 +45,7 @@ def sweep(rows: Iterable[Row], defense: str, value: str, bounds: str = "") -> li
     return sorted(found, key=lambda point: (point.temperature or 0.0, point.seed))
 
 
-def jsma_cells(cells: Iterable[Row], output: str) -> list[Row]:
+def jsma_cells(cells: Iterable[CellRow], output: str) -> list[CellRow]:
     """Return the rows of plain JSMA on ``output`` as deployed: targeted, float32, logits whole."""
     return [
         row
@@ -58,7 +60,7 @@ def jsma_cells(cells: Iterable[Row], output: str) -> list[Row]:
 View = tuple[str, str, float]
 
 
-def view_of(row: Row) -> View:
+def view_of(row: CellRow) -> View:
     """Return what an attack's row differentiates: output, precision, divisor of the logits."""
     params = row["attack_params"]
     temperature = float(params.get("temperature") or 1.0)

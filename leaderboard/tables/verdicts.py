@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
-from leaderboard.tables.cells import UNDEFINED, Row, labels, percent
+from bench.base.rows import SeedRow, VerdictRow, warns
+from leaderboard.tables.cells import UNDEFINED, labels, percent
 
 MEANING = (
     "A defense **holds** where the worst of all attacks leaves at least 10 points more of the "
@@ -33,10 +33,10 @@ class VerdictTable:
 
     dataset: str
     norm: str
-    rows: tuple[Row, ...]
+    rows: tuple[VerdictRow, ...]
 
     @property
-    def shown(self) -> list[Row]:
+    def shown(self) -> list[VerdictRow]:
         """The rows that the table is about."""
         found = [row for row in self.rows if row["headline"]]
         return found or [row for row in self.rows if row["at"] == self.rows[-1]["at"]]
@@ -56,14 +56,14 @@ class VerdictTable:
         """Whether the panel leaves too much of the undefended network at every budget."""
         return not any(row["headline"] for row in self.rows)
 
-    def at(self, row: Row) -> str:
+    def at(self, row: VerdictRow) -> str:
         """Return the budget of a row in words."""
         return f"{row['at']} features" if self.norm == "l0" else f"budget {row['at']:g}"
 
 
-def verdict_tables(rows: Iterable[Row]) -> list[VerdictTable]:
+def verdict_tables(rows: Iterable[VerdictRow]) -> list[VerdictTable]:
     """Group ``rows`` of ``verdicts.json`` by data set and norm, in order of first appearance."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[VerdictRow]] = {}
     for row in rows:
         groups.setdefault((row["dataset"], row["threat"]["norm"]), []).append(row)
     return [VerdictTable(name, norm, tuple(group)) for (name, norm), group in groups.items()]
@@ -101,7 +101,7 @@ def verdict_table(table: VerdictTable, brief: bool = False) -> pd.DataFrame:
 
 def budget_table(table: VerdictTable) -> pd.DataFrame:
     """Return verdict and worst case of each defense at every budget."""
-    lines: dict[str, Row] = {}
+    lines: dict[str, dict[str, str]] = {}
     for name, row in zip(labels(table.rows, "defense"), table.rows, strict=True):
         worst = _values(row["seeds"], lambda s: percent(s["worst_case"]))
         line = lines.setdefault(name, {"defense": name})
@@ -109,26 +109,26 @@ def budget_table(table: VerdictTable) -> pd.DataFrame:
     return pd.DataFrame(list(lines.values())).fillna(UNDEFINED)
 
 
-def reasons(table: VerdictTable) -> list[tuple[str, Row]]:
+def reasons(table: VerdictTable) -> list[tuple[str, VerdictRow]]:
     """Return the judged rows of ``table``, each with the name of its defense."""
     named = zip(labels(table.shown, "defense"), table.shown, strict=True)
     return [(name, row) for name, row in named if row["rule"] is not None]
 
 
-def raised(rows: Iterable[Row]) -> dict[tuple[str, str], list[str]]:
+def raised(rows: Iterable[VerdictRow]) -> dict[tuple[str, str], list[str]]:
     """Return the warnings on models and panels: which defenses, by flag and advice."""
     found: dict[tuple[str, str], list[str]] = {}
     rows = list(rows)
     for name, row in zip(labels(rows, "defense"), rows, strict=True):
         for flag in (flag for seed in row["seeds"] for flag in seed["flags"]):
             names = found.setdefault((flag["id"], flag["advice"]), [])
-            if flag["severity"] != "info" and name not in names:
+            if warns(flag) and name not in names:
                 names.append(name)
     return {key: names for key, names in found.items() if names}
 
 
-def _values(seeds: Sequence[Row], show: Any) -> str:
-    shown = [str(show(seed)) for seed in seeds]
+def _values(seeds: Sequence[SeedRow], show: Callable[[SeedRow], str]) -> str:
+    shown = [show(seed) for seed in seeds]
     return shown[0] if len(set(shown)) == 1 else " / ".join(shown)
 
 
@@ -152,7 +152,7 @@ def _signed(value: float | None) -> str:
     return UNDEFINED if value is None else f"{100 * value:+.0f}"
 
 
-def _breaker(seeds: Sequence[Row]) -> str:
+def _breaker(seeds: Sequence[SeedRow]) -> str:
     """Return the attack that broke most sources over all seeds, and how many only it broke."""
     breaks: dict[str, list[int]] = {}
     for item in (item for seed in seeds for item in seed["broken_by"]):
@@ -177,6 +177,6 @@ def _rank(bounds: Sequence[int] | None) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _queries(seed: Row) -> str:
+def _queries(seed: SeedRow) -> str:
     counts = [seed["forwards"], seed["backwards"]]
     return " + ".join(UNDEFINED if count is None else f"{count:,}" for count in counts)

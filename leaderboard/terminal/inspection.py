@@ -12,12 +12,12 @@ from bench.audit.diff import CellPair, Changes, RunComparison
 from bench.audit.repeat_command import repeat_command
 from bench.audit.verify_nodes import Verification
 from bench.audit.verify_rows import CONFIDENCE
+from bench.base.rows import CellRow, FlagRow
 from bench.base.text import one_line, plain
-from bench.base.types import Document
 from bench.evidence.cells import Evidence
 from bench.evidence.finished_run import FinishedRun
 from bench.plan.graph import Node
-from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.cells import labels
 from leaderboard.terminal.say import grid, relative
 
 ROWS = 8
@@ -64,10 +64,10 @@ def show_cell(run: FinishedRun, node: Node) -> None:
     _title("\nkey document")
     _say(json.dumps(document.get("key") or node.document, indent=1, ensure_ascii=False))
     _title("\nmetrics")
-    for name, value in row.items():
+    for name, value in (row or {}).items():
         if name != "flags":
             _say(f"{name:<24}{_short(value)}")
-    _show_flags(row.get("flags") or [])
+    _show_flags(row["flags"] if row else [])
     _show_records(evidence, row)
     _title("\nrepeat")
     command, matrix = repeat_command(run, str((document.get("key") or {}).get("device", "auto")))
@@ -78,7 +78,7 @@ def show_cell(run: FinishedRun, node: Node) -> None:
         )
 
 
-def _show_flags(flags: list[Document]) -> None:
+def _show_flags(flags: list[FlagRow]) -> None:
     _title("\nflags")
     for flag in flags:
         _say(f"{flag['severity']:<8}{flag['id']}: {flag['evidence']}; {flag['advice']}")
@@ -86,7 +86,7 @@ def _show_flags(flags: list[Document]) -> None:
         _say("none")
 
 
-def _show_records(evidence: Evidence, row: Row) -> None:
+def _show_records(evidence: Evidence, row: CellRow | None) -> None:
     if "files" not in evidence.document:
         return
     records = evidence.records()
@@ -131,7 +131,7 @@ def show_comparison(compared: RunComparison) -> None:
         typer.secho(message, fg="red")
 
 
-def _show_pair(pair: CellPair, every: list[Document]) -> None:
+def _show_pair(pair: CellPair, every: list[CellRow]) -> None:
     _title(_cell_name(pair.first, every))
     if pair.first["id"] != pair.second["id"]:
         _say(f"  cells {pair.first['id']} and {pair.second['id']}")
@@ -151,7 +151,7 @@ def _show_changes(indent: str, changed: Changes) -> None:
         _say(f"{indent}{path}: {_short(first)} → {_short(second)}")
 
 
-def _cell_name(row: Row, every: list[Document]) -> str:
+def _cell_name(row: CellRow, every: list[CellRow]) -> str:
     place = next(number for number, item in enumerate(every) if item is row)
     defense, attack = labels(every, "defense")[place], labels(every, "attack")[place]
     return f"{defense} under {attack}, seed {row['seed']}"

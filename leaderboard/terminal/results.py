@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.base.rows import CellRow, VerdictRow, attack_of, warns
 from bench.base.types import Results
 from leaderboard.tables.cells import Row, labels, success_table, threat_tables, troubles
 from leaderboard.tables.verdicts import raised, reasons, verdict_table, verdict_tables
@@ -19,7 +20,7 @@ def show_results(
     ``attacks``: documents of the matrix's own; what its panels did is summed up in the verdicts.
     """
     rows = results.cells
-    own = [r for r in rows if {"name": r["attack"], "params": r["attack_params"]} in attacks]
+    own = [r for r in rows if attack_of(r) in attacks]
     groups = threat_tables(own)
     for group in groups:
         say(f"\n{group.title}: success rate", bold=True)
@@ -41,7 +42,7 @@ def show_results(
     say(f"{shown}/cells/          a record and an input of every attempt")
 
 
-def _show_verdicts(rows: Sequence[Row]) -> None:
+def _show_verdicts(rows: Sequence[VerdictRow]) -> None:
     """Print the verdicts under each norm and why the inconclusive ones are."""
     for group in verdict_tables(rows):
         say(f"\n{group.title}: verdicts", bold=True)
@@ -60,7 +61,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
-def _show_troubles(rows: Sequence[Row]) -> None:
+def _show_troubles(rows: Sequence[CellRow]) -> None:
     named = zip(rows, labels(rows, "defense"), labels(rows, "attack"), strict=True)
     names = {row["id"]: f"{defense} under {attack}" for row, defense, attack in named}
     flags: dict[tuple[str, str], list[str]] = {}
@@ -69,7 +70,7 @@ def _show_troubles(rows: Sequence[Row]) -> None:
             colour = "red" if row["status"] == "failed" else "yellow"
             say(f"{row['status']}: {names[row['id']]}: {row['reason']}", fg=colour)
         for flag in row["flags"]:
-            if flag["severity"] != "info":
+            if warns(flag):
                 flags.setdefault((flag["id"], flag["advice"]), []).append(names[row["id"]])
     for (name, advice), cells in flags.items():
         say(f"flag {name} in {len(cells)} cells: {_some(cells)}; {advice}", fg="yellow")
