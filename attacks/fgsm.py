@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from attacks.kit.ball import BallNorm, check_ball, project, steepest
 from attacks.kit.losses import LOSSES, log_odds_against
-from attacks.kit.model import at_rest
 from attacks.peers.art_call import Call, generate
 from bench.base.types import Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.measure.recast import Precision, check_temperature, view
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 

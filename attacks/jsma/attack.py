@@ -15,7 +15,8 @@ from torch import Tensor
 
 from attacks.jsma.saliency import Movable, Picks, Saliency, by_feature
 from attacks.jsma.settings import Settings, check
-from attacks.kit.model import Layout, Model, at_rest, probe
+from attacks.kit.model import Layout, Model, probe
+from bench.measure.at_rest import at_rest
 
 
 class StopReason(IntEnum):

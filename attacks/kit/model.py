@@ -1,40 +1,15 @@
-"""How `jsma` queries the model: at rest, and in the memory layout in which it is fastest."""
+"""How attacks query the model: checked once, and in the memory layout in which it is fastest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Model = Callable[[Tensor], Tensor]
 
 Layout = Callable[[Tensor], Tensor]
-
-
-@contextmanager
-def at_rest(model: Model) -> Iterator[None]:
-    """Eval mode and frozen weights inside; every module's and parameter's own flag after.
-
-    Frozen weights save the backward pass the gradients that nobody asked for.
-    """
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    training = [module for module in model.modules() if module.training]
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
-    try:
-        for module in training:
-            module.training = False
-        for weight in learning:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for weight in learning:
-            weight.requires_grad_(True)
 
 
 def probe(model: Model, x: Tensor, target: Tensor) -> Layout:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.kit.model import at_rest
 from bench.base.types import Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 

@@ -236,7 +236,7 @@ def test_the_model_is_left_as_it_was(task: Task) -> None:
         ({"gamma": 0.5}, "exactly one of gamma and max_features"),
         ({"max_features": 0}, "max_features must be at least 1, got 0"),
         ({"max_features": None, "gamma": 0.01}, "at least 1 of 64 features"),
-        ({"streams": torch.tensor([0])}, r"streams must be \(2,\) integers"),
+        ({"streams": torch.tensor([0])}, r"streams must have shape \(2,\)"),
         ({"pixels": True}, "pixels=True needs"),
     ],
 )
