@@ -19,7 +19,7 @@ from attacks.kit import draws
 from attacks.kit.ball import check_counts, check_inputs, default_chunk
 from attacks.kit.draws import sample_streams
 from attacks.kit.losses import LOSSES, log_odds_against, reached
-from attacks.kit.model import Layout, Model, probe
+from attacks.kit.model import Layout, Model, chunks, finite_gradient, probe, widened
 from bench.base.types import ThreatModel
 from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
@@ -150,11 +150,11 @@ def _climb(
         state = _State.of(point)
         for restart in range(settings.restarts):
             rows = (~state.success).nonzero().squeeze(1)
-            for part in torch.split(rows, size):
+            for part in chunks(rows, size):
                 noise = draws.uniform(seed, restart, streams[part], point.shape[1])
                 point[part] = noise.to(point.dtype)
             for left in range(settings.steps, -1, -1):  # after the last step there is only a look
-                for part in torch.split(rows, size):
+                for part in chunks(rows, size):
                     seen = view.look(point[part], goals[part], gradient=left > 0)
                     state.keep(part, point[part], seen, settings.confidence)
                     if seen.gradient is None:
@@ -162,9 +162,8 @@ def _climb(
                     going = ~state.success[part]
                     moving, gradient = part[going], seen.gradient[going]
                     state.count(moving, gradient)
-                    point[moving] = (point[moving] + settings.step_size * gradient.sign()).clamp_(
-                        0, 1
-                    )
+                    moved = point[moving] + settings.step_size * gradient.sign()
+                    point[moving] = moved.clamp_(0, 1)
                 rows = rows[~state.success[rows]]
                 if not len(rows):
                     break
@@ -218,24 +217,15 @@ class _View:
         leaf = self.layout(points.reshape(len(points), *self.shape)).requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
             logits = self.model(leaf)
-            # Under autocast a model answers in half precision, too coarse for losses and margins.
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = widened(logits)
             climbed = CLIMBED[self.output](logits, target)
         exact = logits.detach().double()  # as the runner judges
         return _Seen(
             reached(exact, target, target),
             -log_odds_against(exact, target),
             _probability(exact, target),
-            _gradient(climbed, leaf) if gradient else None,
+            finite_gradient(climbed, leaf) if gradient else None,
         )
-
-
-def _gradient(climbed: Tensor, leaf: Tensor) -> Tensor:
-    """Return the gradient (rows, features), NaN as 0; zeros where the model offers none."""
-    found = None
-    if climbed.requires_grad:
-        (found,) = torch.autograd.grad(climbed.sum(), leaf, allow_unused=True)
-    return torch.zeros_like(leaf).flatten(1) if found is None else found.flatten(1).nan_to_num()
 
 
 @dataclass(frozen=True)

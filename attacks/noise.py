@@ -23,7 +23,8 @@ from attacks.kit.ball import (
     random_point,
 )
 from attacks.kit.l0_budget import PAPER_GAMMA, L0Budget
-from attacks.kit.losses import behind, reached
+from attacks.kit.losses import behind, reached, unanswered
+from attacks.kit.model import chunks, widened
 from bench.base.types import Norm, Targets, ThreatModel
 from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
@@ -101,15 +102,17 @@ class Noise(Attack):
         rows, done = torch.arange(len(x), device=x.device), torch.zeros_like(y, dtype=torch.bool)
         with torch.no_grad(), at_rest(model):
             for draw in range(self.draws):
-                for part in torch.split(rows, size):
+                for part in chunks(rows, size):
                     point = self._point(clean[part], context.seed, draw, streams[part])
-                    logits = model(point.view(-1, *x.shape[1:]))
+                    logits = widened(model(point.view(-1, *x.shape[1:])))
                     goal = None if target is None else target[part]
                     done[part] = reached(logits, y[part], goal)
                     gain = behind(logits, y[part]) if goal is None else -behind(logits, goal)
+                    lost = unanswered(logits, y[part], goal)
+                    gain = gain.masked_fill(lost, torch.inf).to(score.dtype)
                     if self.access == "decisions":  # the first stays, until one reaches the goal
                         gain = torch.full_like(gain, -draw)
-                    better = (gain > score[part]) | done[part]
+                    better = (gain > score[part]) | done[part] | lost
                     best[part[better]], score[part[better]] = point[better], gain[better]
                     tries[part] += 1
                 rows = rows[~done[rows]]

@@ -24,8 +24,8 @@ from attacks.kit.ball import (
     steepest,
 )
 from attacks.kit.draws import row_streams, sample_streams
-from attacks.kit.losses import LOSSES, Output, check_classes, reached, unsure
-from attacks.kit.model import Layout, Model, probe
+from attacks.kit.losses import LOSSES, Output, check_classes, reached, unanswered, unsure
+from attacks.kit.model import Layout, Model, chunks, finite_gradient, probe, widened
 from bench.base.types import Targets, ThreatModel
 from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
@@ -140,7 +140,8 @@ def pgd(
             random_start, early_stop, confidence, chunk.
 
     Returns the first point of a row at which the goal holds; with `early_stop=False` the one of
-    the largest loss among those. Without any, the point of the largest loss that was visited. A
+    the largest loss among those. Without any, the point of the largest loss that was visited; an
+    answer that is NaN or infinite is the largest untargeted, and ends the row, without success. A
     gradient that is missing, because the model detaches it or does not depend on its input, is a
     zero gradient: the random starts still act. What the model raises is not caught.
 
@@ -169,34 +170,40 @@ def _climb(
         view = _View(model, x, y, target, settings.output, settings.confidence)
         streams = row_streams(x, streams)
         clean, point, state = view.clean, view.clean.clone(), _State.of(view.clean)
+        done = torch.zeros_like(state.success)
         for restart in range(settings.restarts):
-            rows = (~state.success).nonzero().squeeze(1)
+            rows = (~done).nonzero().squeeze(1)
             if restart or settings.random_start:
                 point[rows] = random_point(clean[rows], eps, norm, seed, restart, streams[rows])
             else:
                 point[rows] = clean[rows]
             for left in range(steps, -1, -1):  # after the last step there is only a look
-                for part in torch.split(rows, size):
+                for part in chunks(rows, size):
                     seen = view.look(point[part], part, gradient=left > 0)
                     state.keep(part, point[part], seen)
+                    done[part] |= seen.done
                     if seen.gradient is None:
                         continue
-                    going = ~seen.reached if settings.early_stop else torch.ones_like(seen.reached)
+                    going = ~(seen.done if settings.early_stop else torch.zeros_like(seen.done))
                     moving, gradient = part[going], seen.gradient[going]
                     state.count(moving, gradient)
                     moved = point[moving] + length * steepest(gradient, norm)
                     point[moving] = project(moved, clean[moving], eps, norm)
                 if settings.early_stop:
-                    rows = rows[~state.success[rows]]
+                    rows = rows[~done[rows]]
     return PGDResult(state.best.view_as(x), state.success, state.iterations, state.zero_gradients)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one query of some rows shows: loss, goal, and the gradient where it was asked for."""
+    """What one query of some rows shows: loss, goal, and the gradient where it was asked for.
+
+    ``done``: the goal is reached, or the model has no answer: then the loss is infinite.
+    """
 
     loss: Tensor
     reached: Tensor
+    done: Tensor
     gradient: Tensor | None
 
 
@@ -256,15 +263,17 @@ class _View:
         with torch.set_grad_enabled(gradient):
             logits = self.model(leaf)
             check_classes(self.output, logits.shape[1], targeted=target is not None)
-            # Under autocast a model answers in half precision, too coarse for losses and margins.
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = widened(logits)
             if self.confidence is not None:
                 y = logits.detach().argmax(1)  # whichever class leads
             loss = LOSSES[self.output](logits, y, target)
+        won = self._reached(logits.detach(), y, target)
+        lost = unanswered(logits.detach(), y, target)
         return _Seen(
-            loss.detach(),
-            self._reached(logits.detach(), y, target),
-            _gradient(loss, leaf) if gradient else None,
+            loss.detach().masked_fill(lost, torch.inf),
+            won,
+            won | lost,
+            finite_gradient(loss, leaf) if gradient else None,
         )
 
     def _reached(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
@@ -278,11 +287,3 @@ class _View:
 
 def _labels(labels: Tensor, x: Tensor) -> Tensor:
     return labels.detach().to(device=x.device, dtype=torch.int64, copy=True)
-
-
-def _gradient(loss: Tensor, leaf: Tensor) -> Tensor:
-    """Return d loss / d leaf, (rows, features), NaN as 0; zeros where the model offers none."""
-    found = None
-    if loss.requires_grad:
-        (found,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
-    return torch.zeros_like(leaf).flatten(1) if found is None else found.flatten(1).nan_to_num()

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from attacks.kit.ball import check_counts, check_inputs, default_chunk
 from attacks.kit.l0_budget import L0Budget
-from attacks.kit.model import Layout, Model, probe
+from attacks.kit.losses import unanswered
+from attacks.kit.model import Layout, Model, chunks, finite_gradient, probe, widened
 from bench.base.types import Targets, ThreatModel
 from bench.measure.at_rest import at_rest
 from bench.measure.query import lead
@@ -31,7 +32,8 @@ TINY = 1e-12
 class SigmaZeroResult:
     """One entry for each row of x, all on the device of x.
 
-    `x_adv`: the shape and dtype of x; the clean row where nothing succeeded. `success`: bool,
+    `x_adv`: the shape and dtype of x; the clean row where nothing succeeded
+    and every answer was finite. `success`: bool,
     the goal holds with a strict margin (and within `max_features`). `features_changed`: int64.
     `iterations`: int64, forward passes of the row. `zero_gradients`: int64, how many gradients
     of its margin, taken where the goal was not reached, were zero (or NaN) everywhere.
@@ -144,21 +146,21 @@ def _attack(
     settings: SigmaZero, model: Model, x: Tensor, y: Tensor, target: Tensor | None
 ) -> SigmaZeroResult:
     goal = y if target is None else target
-    check_inputs(x, goal, None, None)
+    check_inputs(x, y if target is None else None, target, None)
     allowed = settings.budget.steps(x.shape[1:])
     with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
         clean = x.detach().clone().reshape(len(x), math.prod(x.shape[1:]))
         goal = goal.detach().to(device=x.device, dtype=torch.int64, copy=True)
         found = _Found(clean, settings.max_features)
         layout = probe(model, clean.view_as(x), goal)
-        for rows in torch.split(
-            torch.arange(len(x), device=x.device), settings.chunk or default_chunk(x)
-        ):
+        size = settings.chunk or default_chunk(x)
+        for rows in chunks(torch.arange(len(x), device=x.device), size):
             task = _Task(model, layout, x.shape[1:], targeted=target is not None)
             _minimise(task, settings, clean, goal, rows, found)
-    success = found.features <= min(allowed, clean.shape[1])
-    x_adv = torch.where(success[:, None], found.x_adv, clean)
-    changed = torch.where(success, found.features, 0)
+    within = found.features <= min(allowed, clean.shape[1])
+    success = within & found.reached
+    x_adv = torch.where(within[:, None], found.x_adv, clean)
+    changed = torch.where(within, found.features, 0)
     return SigmaZeroResult(x_adv.view_as(x), success, changed, found.steps, found.zero_gradients)
 
 
@@ -171,23 +173,19 @@ class _Task:
     shape: torch.Size
     targeted: bool
 
-    def query(self, x: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which rows reach the goal, and the margin's gradient (rows, d) of the others.
+    def query(self, x: Tensor, goal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return which rows reach the goal, which are done, and the margin's gradient (rows, d).
 
-        The gradient of a row at its goal is zero, and so is one that is NaN or does not exist.
+        Done, untargeted, is also a row without an answer. The gradient of a row that is done is
+        zero, and so is an entry that is NaN, or one that does not exist.
         """
         leaf = self.layout(x.reshape(len(x), *self.shape)).requires_grad_()
-        logits = self.model(leaf)
+        logits = widened(self.model(leaf))
         margin = lead(logits, goal)
         margin = -margin if self.targeted else margin
         reached = margin.detach() < 0
-        if not margin.requires_grad or bool(reached.all()):
-            return reached, torch.zeros_like(x)
-        loss = margin.masked_fill(reached, 0).sum()
-        (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
-        if gradient is None:
-            return reached, torch.zeros_like(x)
-        return reached, gradient.reshape(x.shape).nan_to_num(0, 0, 0)
+        done = reached | unanswered(logits.detach(), goal, goal if self.targeted else None)
+        return reached, done, finite_gradient(margin.masked_fill(done, 0), leaf)
 
 
 class _Found:
@@ -198,13 +196,17 @@ class _Found:
         self.enough = max_features or 1
         self.steps = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
         self.zero_gradients = torch.zeros_like(self.steps)
+        self.reached = torch.zeros_like(self.steps, dtype=torch.bool)
         self.features = torch.full_like(self.steps, clean.shape[1] + 1)  # none found
 
-    def update(self, rows: Tensor, x: Tensor, changed: Tensor, reached: Tensor) -> Tensor:
+    def update(
+        self, rows: Tensor, x: Tensor, changed: Tensor, reached: Tensor, done: Tensor
+    ) -> Tensor:
         """Take the sparser adversarials of `rows`; return which rows go on."""
-        sparser = reached & (changed < self.features[rows])
+        sparser = done & (changed < self.features[rows])
         better = rows[sparser]
         self.x_adv[better], self.features[better] = x[sparser], changed[sparser]
+        self.reached[better] = reached[sparser]
         self.steps[rows] += 1
         return self.features[rows] > self.enough
 
@@ -218,12 +220,12 @@ def _minimise(
     tau = start.new_full((len(rows), 1), settings.tau)
     for step in range(settings.steps):
         x = (start + delta).clamp_(0, 1)
-        reached, gradient = task.query(x, goal)
-        blind = ~reached & ~gradient.any(dim=1)
+        reached, done, gradient = task.query(x, goal)
+        blind = ~done & ~gradient.any(dim=1)
         found.zero_gradients[rows] += blind
-        going = found.update(rows, x, (x != start).sum(dim=1), reached)
+        going = found.update(rows, x, (x != start).sum(dim=1), reached, done)
         if not bool(going.all()):
-            rows, goal, reached = rows[going], goal[going], reached[going]
+            rows, goal, done = rows[going], goal[going], done[going]
             kept = (start, delta, first, second, tau, gradient)
             start, delta, first, second, tau, gradient = (tensor[going] for tensor in kept)
             if not len(rows):
@@ -236,7 +238,7 @@ def _minimise(
         delta = delta - (first / scale).mul_(rate / (1 - BETAS[0] ** (step + 1)))
         delta = (start + delta).clamp_(0, 1).sub_(start)
         change = settings.tau_step * rate
-        tau = (tau + torch.where(reached, change, -change)[:, None]).clamp_(0, 1)
+        tau = (tau + torch.where(done, change, -change)[:, None]).clamp_(0, 1)
         delta.masked_fill_(delta.abs() < tau, 0)
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from attacks.kit.ball import check_counts, check_inputs, default_chunk
 from attacks.kit.draws import row_streams, sample_streams, uniform
 from attacks.kit.l0_budget import L0Budget
-from attacks.kit.model import Layout, Model, probe
+from attacks.kit.losses import unanswered
+from attacks.kit.model import Layout, Model, chunks, probe, widened
 from bench.base.types import Access, Targets, ThreatModel
 from bench.measure.at_rest import at_rest
 from bench.measure.query import lead
@@ -122,8 +123,9 @@ def sparse_rs(
     A row starts from k random features at random corners. Each query exchanges max(1, floor(
     alpha k)) of them, alpha falling with the queries made, for as many others at new random
     corners, and keeps the exchange if the loss falls: the margin z_y - max z_j (untargeted), or
-    the cross-entropy of the target. A corner may be the feature's own value, so that fewer than
-    k features differ.
+    the cross-entropy of the target. Where more than one is exchanged, a corner may
+    be the feature's own value, so that fewer than k features differ; where only one is, it is
+    not, as in the authors' code.
 
     Args:
         model: maps (rows, *shape) to logits (rows, classes). An `nn.Module` runs in eval mode
@@ -138,8 +140,8 @@ def sparse_rs(
         parameters: the fields of `SparseRs`: gamma or max_features (one of the two must be given),
             queries, alpha_init, pixels, chunk.
 
-    A row stops when the margin is strictly on the goal's side. Logits that are NaN are no
-    improvement.
+    A row stops when the margin is strictly on the goal's side. Untargeted it also stops, without
+    success, at logits that are NaN or infinite; towards a target they are no improvement.
 
     Raises:
         ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
@@ -159,7 +161,7 @@ def _search(
     streams: Tensor | None,
 ) -> SparseRSResult:
     goal = y if target is None else target
-    check_inputs(x, goal, None, streams)
+    check_inputs(x, y if target is None else None, target, streams)
     allowed = L0Budget.of(settings).steps(x.shape[1:])
     batch, channels = len(x), x.shape[1] if settings.pixels else 1
     streams = row_streams(x, streams)
@@ -171,9 +173,8 @@ def _search(
     found = [clean[:0], goal[:0].bool(), goal[:0]]
     with torch.no_grad(), at_rest(model):
         layout = probe(model, x.detach(), goal)
-        for rows in torch.split(
-            torch.arange(batch, device=x.device), settings.chunk or default_chunk(x)
-        ):
+        size = settings.chunk or default_chunk(x)
+        for rows in chunks(torch.arange(batch, device=x.device), size):
             task = _Task(model, layout, x.shape[1:], targeted=target is not None)
             search = _Search(settings.queries, settings.alpha_init, k, seed)
             done = _attack(task, search, clean[rows], goal[rows], streams[rows])
@@ -215,11 +216,16 @@ class _Task:
     targeted: bool
 
     def judge(self, x: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss (rows,), infinite where it is NaN, and whether the goal is reached."""
-        logits = self.model(self.layout(x.reshape(len(x), *self.shape)))
+        """Return the loss (rows,), infinite where it is NaN, and whether the row is done.
+
+        Untargeted, it is also done without an answer, which has a loss of minus infinity.
+        """
+        logits = widened(self.model(self.layout(x.reshape(len(x), *self.shape))))
         margin = lead(logits, goal)
         if not self.targeted:
-            return margin.nan_to_num(nan=torch.inf), margin < 0
+            lost = unanswered(logits, goal, None)
+            loss = margin.nan_to_num(nan=torch.inf, posinf=torch.inf)
+            return loss.masked_fill(lost, -torch.inf), lost | (margin < 0)
         loss = logits.logsumexp(dim=1) - logits.gather(1, goal[:, None]).squeeze(1)
         return loss.nan_to_num(nan=torch.inf), margin > 0
 
@@ -261,7 +267,7 @@ def _attack(
         if bool(reached.any()):
             done, going = state.at(reached), ~reached
             x_adv[done.row] = done.x
-            spent[done.row], success[done.row] = query, True
+            spent[done.row], success[done.row] = query, done.loss > -torch.inf
             state = state.at(going)
             draws.keep(going)
         if query == search.queries or not len(state.row):
@@ -290,7 +296,10 @@ def _exchange(
     leave, enter = chosen[:, :count].clone(), others[:, :count].clone()
     own = clean[state.row]
     tried = _put(state.x, leave, own.gather(2, _spread(leave, own)))
-    tried = _put(tried, enter, _corners(numbers[:, 2 * widest :], own)[:, :, :count])
+    corners = _corners(numbers[:, 2 * widest :], own)[:, :, :count]
+    if count == 1:
+        corners = _other(corners, state.x.gather(2, _spread(enter, own)), numbers[:, 2 * widest])
+    tried = _put(tried, enter, corners)
     loss, reached = task.judge(tried, goal[state.row])
     better = (loss < state.loss) | reached
     chosen[:, :count] = torch.where(better[:, None], enter, leave)
@@ -316,6 +325,19 @@ def _draw_first(order: Tensor, numbers: Tensor) -> None:
 def _corners(numbers: Tensor, like: Tensor) -> Tensor:
     """Return a corner of the box, 0 or 1, for each number: (rows, channels, any)."""
     return (numbers < 0.5).to(like).view(len(like), like.shape[1], -1)
+
+
+def _other(corners: Tensor, current: Tensor, numbers: Tensor) -> Tensor:
+    """Return the corners (rows, channels, 1), and random other ones where they are the `current`.
+
+    `numbers`: (rows,), those that made the first channel's corners; what they hold below their
+    first bit is as random, and says which channels to turn.
+    """
+    channels = torch.arange(corners.shape[1], device=corners.device)
+    turned = 1 + ((2 * numbers % 1) * (2 ** len(channels) - 1)).long()
+    turn = ((turned[:, None] >> channels) & 1).bool()[:, :, None]
+    same = (corners == current).all(dim=1, keepdim=True)
+    return torch.where(same & turn, 1 - corners, corners)
 
 
 def _put(x: Tensor, features: Tensor, values: Tensor) -> Tensor:

@@ -47,6 +47,35 @@ def channels_last(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
 
 
+def chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Return ``rows`` in parts of ``size``, and no part of no rows.
+
+    `torch.split` makes an empty one, and many a model refuses an empty batch.
+    """
+    return torch.split(rows, size) if len(rows) else ()
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least: half precision is too coarse for losses and margins."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def finite_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """Return the gradient of the sum of ``loss`` (rows,) at ``leaf``, (rows, features).
+
+    An entry that is NaN or infinite says nothing and is 0, and so are all where there is none.
+    """
+    found = None
+    if loss.requires_grad:
+        (found,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
+    return torch.zeros_like(leaf).flatten(1) if found is None else only_finite(found.flatten(1))
+
+
+def only_finite(gradient: Tensor) -> Tensor:
+    """Return ``gradient`` with 0 for the entries that are NaN or infinite."""
+    return gradient.nan_to_num(nan=0, posinf=0, neginf=0)
+
+
 CHUNK_CPU = 256
 """Rows at once on a CPU, where larger batches only leave the caches."""
 

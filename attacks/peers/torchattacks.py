@@ -52,6 +52,8 @@ class TorchattacksJsma(Attack):
         """Run the library image by image, as it does."""
         from torchattacks import JSMA
 
+        if not len(x):  # it stacks what it finds image by image
+            return Perturbation(x.clone())
         attack = JSMA(model, theta=self.theta, gamma=self.gamma)
         attack.set_mode_targeted_by_label(quiet=True)
         with torch.enable_grad(), at_rest(model):  # it calls backward, which fills weights' .grad

@@ -69,7 +69,9 @@ def reference(
         for i in leave:
             point[i] = x[i]
         for i in sorted(enter):
-            point[i] = random.choice([0.0, 1.0])
+            old, point[i] = best[i], random.choice([0.0, 1.0])
+            while count == 1 and point[i] == old:
+                point[i] = random.choice([0.0, 1.0])
         if (found := margin(point)) < loss:
             best, loss, chosen = point, found, (chosen - leave) | enter
     return loss < 0, queries
@@ -195,6 +197,25 @@ def test_start_is_uniform_over_features_and_corners(task: Task) -> None:
     counts = torch.cat([(start == corner).sum(0) for corner in (0, 1)])
     # 4000 * 2 / 8 / 2 = 500 expected of each, with a standard deviation of about 21.
     assert (counts - 500).abs().max() < 90
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_single_exchange_never_tries_the_value_that_is_there(pixels: bool) -> None:
+    x = torch.randint(0, 2, (40, 3, 3, 3)).float()
+    tried: list[Tensor] = []
+
+    def model(inputs: Tensor) -> Tensor:
+        tried.append(inputs.clone())
+        score = inputs.sum((1, 2, 3))  # each answer is worse: the start stays the best
+        return torch.stack((score * 0 + len(tried), score * 0), 1)
+
+    sparse_rs(
+        model, x, torch.zeros(40, dtype=torch.int64), max_features=1, queries=30, pixels=pixels
+    )
+    for exchange in tried[3:]:  # two looks at the first row, and the start
+        moved = exchange != x
+        assert moved.flatten(2).any(1).sum(1).eq(1).all() if pixels else True
+        assert moved.flatten(1).any(1).all()
 
 
 def test_the_schedule_is_the_paper_s() -> None:
