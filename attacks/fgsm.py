@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from attacks.kit.ball import BallNorm, check_ball, project, steepest
 from attacks.kit.losses import LOSSES, log_odds_against
-from attacks.kit.model import at_rest
+from attacks.kit.model import chunks, finite_gradient
 from attacks.peers.art_call import Call, generate
 from bench.base.types import Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.measure.recast import Precision, check_temperature, view
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
@@ -88,14 +89,14 @@ class FGSM(Attack):
 
     def _step(self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
         """Return ``x`` one step up the loss, in its own precision."""
-        moved = []
+        moved = [x[:0].flatten(1)]
         with torch.enable_grad(), at_rest(model):
-            for rows in torch.split(torch.arange(len(x), device=x.device), ROWS):
+            for rows in chunks(torch.arange(len(x), device=x.device), ROWS):
                 leaf = x[rows].clone().requires_grad_()
                 goal = None if target is None else target[rows]
                 loss = LOSSES[self.output](model(leaf), y[rows], goal)
-                (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+                gradient = finite_gradient(loss, leaf)
                 flat = leaf.detach().flatten(1)
-                step = self.eps * steepest(gradient.flatten(1), self.norm)
+                step = self.eps * steepest(gradient, self.norm)
                 moved.append(project(flat + step, flat, self.eps, self.norm))
         return torch.cat(moved).view_as(x)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from attacks.kit import draws
 from attacks.kit.ball import check_counts, check_inputs, default_chunk
 from attacks.kit.draws import sample_streams
 from attacks.kit.losses import LOSSES, log_odds_against, reached
-from attacks.kit.model import Layout, Model, at_rest, probe
+from attacks.kit.model import Layout, Model, chunks, finite_gradient, probe, widened
 from bench.base.types import ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 Output = Literal["probs", "deployed", "log_odds", "margin"]
+Goals = Literal["all", "random"]
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,73 @@ class FoolingResult:
     zero_gradients: Tensor
 
 
-def fooling(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+@dataclass(frozen=True)
+class Fooling(Attack):
+    """Noise that a network is sure of, without a source: Nguyen et al. 2015, arXiv 1412.1897.
+
+    ``confidence``: the probability of the target, in (0, 1), at which an attempt succeeds.
+    ``steps``: how many steps a row may take in each restart.
+    ``step_size``: how far a step moves every feature, along the sign of its gradient, in (0, 1].
+    ``restarts``: how often it starts; each run after the first starts the rows that are not done
+    from other noise: a climb may end on a local maximum below ``confidence``.
+    ``output``: what is differentiated. ``probs``: the target's probability, as in the paper; its
+    gradient is 0 in float32 wherever that probability is. ``deployed``, ``log_odds``, ``margin``:
+    see ``attacks.kit.losses``.
+    ``targets``: which attempts the runner makes: ``all`` classes but the source's own, or one at
+    random.
+    ``chunk``: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
+    by floating-point rounding.
+
+    A source lends its shape, and its number in the test split to the noise; its values and its
+    label mean nothing, so no distance, no robust accuracy and no worst case is made of the records.
+    """
+
+    confidence: float = 0.99
+    steps: int = 200
+    step_size: float = 0.05
+    restarts: int = 10
+    output: Output = "log_odds"
+    targets: Goals = "all"
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(steps=self.steps, restarts=self.restarts, chunk=self.chunk)
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must be in (0, 1), got {self.confidence!r}")
+        if not 0 < self.step_size <= 1:
+            raise ValueError(f"step_size must be in (0, 1], got {self.step_size!r}")
+        if self.output not in CLIMBED:
+            raise ValueError(
+                f"output must be one of {tuple(CLIMBED)} (none that needs a label: an input "
+                f"without a source has none), got {self.output!r}"
+            )
+        if self.targets not in get_args(Goals):
+            raise ValueError(f"targets must be one of {get_args(Goals)}, got {self.targets!r}")
+
+    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+        """Return the threat model of any input in the box, whatever the ``shape``."""
+        return ThreatModel("none")
+
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
+    ) -> Perturbation:
+        """Run the attack for all rows; each sample and target has a random stream of its own."""
+        if target is None:
+            raise ValueError("fooling needs a target for each row, got None")
+        streams = sample_streams(context.sample_ids, target, context.info.classes)
+        result = _climb(self, model, x, target, context.seed, streams)
+        reasons = ["reached" if done else "budget" for done in result.success.tolist()]
+        return Perturbation(result.x_adv, result.iterations, reasons, result.zero_gradients)
+
+
+def fooling(
     model: Model,
     x: Tensor,
     target: Tensor,
     *,
-    confidence: float = 0.99,
-    steps: int = 200,
-    step_size: float = 0.05,
-    restarts: int = 10,
-    output: Output = "log_odds",
     seed: int = 0,
     streams: Tensor | None = None,
-    chunk: int | None = None,
+    **parameters: Any,
 ) -> FoolingResult:
     """Climb from uniform noise in [0, 1] to inputs that ``model`` is sure are of class ``target``.
 
@@ -64,19 +120,10 @@ def fooling(  # noqa: PLR0913 - the public signature: every parameter of the att
             with frozen weights; both are restored, and no `.grad` is touched.
         x: (batch, *shape), floating-point. Only its shape, dtype and device count, no value does.
         target: (batch,) integers, the class that each row is to be taken for.
-        confidence: the probability of the target at which a row is done, in (0, 1).
-        steps: how many steps a row may take in each restart.
-        step_size: how far a step moves every feature, along the sign of its gradient, in (0, 1].
-        restarts: how often it starts; each run after the first starts the rows that are not done
-            from other noise: a climb may end on a local maximum below ``confidence``.
-        output: what is differentiated. ``probs``: the target's probability, as in the paper; its
-            gradient is 0 in float32 wherever that probability is. ``deployed``, ``log_odds``,
-            ``margin``: see `attacks.kit.losses`.
         seed: of the noise; any integer.
         streams: (batch,) integers, which random stream each row has, by default its position. The
             noise depends on the seed, the restart and this alone: not on model, batch or chunk.
-        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
-            by floating-point rounding.
+        parameters: the fields of `Fooling`: confidence, steps, step_size, restarts, output, chunk.
 
     Returns the first input of a row at which the target wins strictly and has a probability of
     ``confidence``; without any, the one of the largest probability that was visited. A gradient
@@ -86,31 +133,37 @@ def fooling(  # noqa: PLR0913 - the public signature: every parameter of the att
         ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
 
     """
-    check_ascent(confidence, steps, step_size, restarts, output, chunk)
+    return _climb(Fooling(**parameters), model, x, target, seed, streams)
+
+
+def _climb(
+    settings: Fooling, model: Model, x: Tensor, target: Tensor, seed: int, streams: Tensor | None
+) -> FoolingResult:
     blank = torch.zeros_like(x, memory_format=torch.contiguous_format)
     unlabelled = torch.zeros(x.shape[:1], dtype=torch.int64)
     check_inputs(blank, unlabelled, target, streams)
-    size = chunk or default_chunk(x)
+    size = settings.chunk or default_chunk(x)
     with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
         goals = target.detach().to(device=x.device, dtype=torch.int64, copy=True)
         streams, point = draws.row_streams(x, streams), blank.flatten(1)
-        view = _View(model, probe(model, blank, goals), x.shape[1:], output)
+        view = _View(model, probe(model, blank, goals), x.shape[1:], settings.output)
         state = _State.of(point)
-        for restart in range(restarts):
+        for restart in range(settings.restarts):
             rows = (~state.success).nonzero().squeeze(1)
-            for part in torch.split(rows, size):
+            for part in chunks(rows, size):
                 noise = draws.uniform(seed, restart, streams[part], point.shape[1])
                 point[part] = noise.to(point.dtype)
-            for left in range(steps, -1, -1):  # after the last step there is only a look
-                for part in torch.split(rows, size):
+            for left in range(settings.steps, -1, -1):  # after the last step there is only a look
+                for part in chunks(rows, size):
                     seen = view.look(point[part], goals[part], gradient=left > 0)
-                    state.keep(part, point[part], seen, confidence)
+                    state.keep(part, point[part], seen, settings.confidence)
                     if seen.gradient is None:
                         continue
                     going = ~state.success[part]
                     moving, gradient = part[going], seen.gradient[going]
                     state.count(moving, gradient)
-                    point[moving] = (point[moving] + step_size * gradient.sign()).clamp_(0, 1)
+                    moved = point[moving] + settings.step_size * gradient.sign()
+                    point[moving] = moved.clamp_(0, 1)
                 rows = rows[~state.success[rows]]
                 if not len(rows):
                     break
@@ -121,22 +174,6 @@ def fooling(  # noqa: PLR0913 - the public signature: every parameter of the att
         state.iterations,
         state.zero_gradients,
     )
-
-
-def check_ascent(
-    confidence: float, steps: int, step_size: float, restarts: int, output: str, chunk: int | None
-) -> None:
-    """Raise ValueError where one of these parameters of `fooling` is out of range."""
-    check_counts(steps=steps, restarts=restarts, chunk=chunk)
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be in (0, 1), got {confidence!r}")
-    if not 0 < step_size <= 1:
-        raise ValueError(f"step_size must be in (0, 1], got {step_size!r}")
-    if output not in CLIMBED:
-        raise ValueError(
-            f"output must be one of {tuple(CLIMBED)} (none that needs a label: an input without a "
-            f"source has none), got {output!r}"
-        )
 
 
 def _probability(logits: Tensor, target: Tensor) -> Tensor:
@@ -180,24 +217,15 @@ class _View:
         leaf = self.layout(points.reshape(len(points), *self.shape)).requires_grad_(gradient)
         with torch.set_grad_enabled(gradient):
             logits = self.model(leaf)
-            # Under autocast a model answers in half precision, too coarse for losses and margins.
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = widened(logits)
             climbed = CLIMBED[self.output](logits, target)
         exact = logits.detach().double()  # as the runner judges
         return _Seen(
             reached(exact, target, target),
             -log_odds_against(exact, target),
             _probability(exact, target),
-            _gradient(climbed, leaf) if gradient else None,
+            finite_gradient(climbed, leaf) if gradient else None,
         )
-
-
-def _gradient(climbed: Tensor, leaf: Tensor) -> Tensor:
-    """Return the gradient (rows, features), NaN as 0; zeros where the model offers none."""
-    found = None
-    if climbed.requires_grad:
-        (found,) = torch.autograd.grad(climbed.sum(), leaf, allow_unused=True)
-    return torch.zeros_like(leaf).flatten(1) if found is None else found.flatten(1).nan_to_num()
 
 
 @dataclass(frozen=True)
@@ -237,63 +265,3 @@ class _State:
         """Count a step of ``rows``, and those among them whose gradient is zero everywhere."""
         self.iterations[rows] += 1
         self.zero_gradients[rows] += ~gradient.any(dim=1)
-
-
-Goals = Literal["all", "random"]
-
-
-@dataclass(frozen=True)
-class Fooling(Attack):
-    """Noise that a network is sure of, without a source: Nguyen et al. 2015, arXiv 1412.1897.
-
-    The parameters are those of ``attacks.fooling.fooling``, which says more of each.
-    ``confidence``: the probability of the target, in (0, 1), at which an attempt succeeds.
-    ``steps``, ``step_size``: how long it climbs, and how far a step moves each feature;
-    ``restarts``: from how many noises, until one reaches the goal.
-    ``output``: what is differentiated: ``probs``, as in the paper, ``deployed``, ``log_odds`` or
-    ``margin``. ``targets``: which attempts the runner makes: ``all`` classes but the source's own,
-    or one at random. ``chunk``: rows at a time. A source lends its shape, and its number in the
-    test split to the noise; its values and its label mean nothing, so no distance, no robust
-    accuracy and no worst case is made of the records.
-    """
-
-    confidence: float = 0.99
-    steps: int = 200
-    step_size: float = 0.05
-    restarts: int = 10
-    output: Output = "log_odds"
-    targets: Goals = "all"
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ascent(
-            self.confidence, self.steps, self.step_size, self.restarts, self.output, self.chunk
-        )
-        if self.targets not in get_args(Goals):
-            raise ValueError(f"targets must be one of {get_args(Goals)}, got {self.targets!r}")
-
-    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
-        """Return the threat model of any input in the box, whatever the ``shape``."""
-        return ThreatModel("none")
-
-    def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
-    ) -> Perturbation:
-        """Run the attack for all rows; each sample and target has a random stream of its own."""
-        if target is None:
-            raise ValueError("fooling needs a target for each row, got None")
-        result = fooling(
-            model,
-            x,
-            target,
-            confidence=self.confidence,
-            steps=self.steps,
-            step_size=self.step_size,
-            restarts=self.restarts,
-            output=self.output,
-            seed=context.seed,
-            streams=sample_streams(context.sample_ids, target, context.info.classes),
-            chunk=self.chunk,
-        )
-        reasons = ["reached" if done else "budget" for done in result.success.tolist()]
-        return Perturbation(result.x_adv, result.iterations, reasons, result.zero_gradients)

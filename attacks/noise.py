@@ -22,10 +22,11 @@ from attacks.kit.ball import (
     random_extreme,
     random_point,
 )
-from attacks.kit.l0_budget import PAPER_GAMMA
-from attacks.kit.losses import behind, reached
-from attacks.kit.model import at_rest
-from bench.base.types import Norm, Targets, ThreatModel, count_features
+from attacks.kit.l0_budget import PAPER_GAMMA, L0Budget
+from attacks.kit.losses import behind, reached, unanswered
+from attacks.kit.model import chunks, widened
+from bench.base.types import Norm, Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 Values = Literal["extreme", "uniform"]
@@ -78,16 +79,14 @@ class Noise(Attack):
             raise ValueError(f"norm {self.norm!r} takes {' or '.join(valid)}, got {given}")
         if self.eps is not None:
             check_ball(self.norm, self.eps)
-        if self.gamma is not None and not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must be in (0, 1], got {self.gamma!r}")
+        if self.norm == "l0":
+            L0Budget.of(self)
 
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the ball of the norm; an l0 budget is a fraction of the features."""
         if self.norm != "l0":
             return ThreatModel(self.norm, self.eps)
-        if self.max_features is None:
-            return ThreatModel("l0", self.gamma, "features")
-        return ThreatModel("l0", min(1.0, self.max_features / count_features(shape)), "features")
+        return L0Budget.of(self).threat(shape)
 
     def perturb(
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
@@ -103,15 +102,17 @@ class Noise(Attack):
         rows, done = torch.arange(len(x), device=x.device), torch.zeros_like(y, dtype=torch.bool)
         with torch.no_grad(), at_rest(model):
             for draw in range(self.draws):
-                for part in torch.split(rows, size):
+                for part in chunks(rows, size):
                     point = self._point(clean[part], context.seed, draw, streams[part])
-                    logits = model(point.view(-1, *x.shape[1:]))
+                    logits = widened(model(point.view(-1, *x.shape[1:])))
                     goal = None if target is None else target[part]
                     done[part] = reached(logits, y[part], goal)
                     gain = behind(logits, y[part]) if goal is None else -behind(logits, goal)
+                    lost = unanswered(logits, y[part], goal)
+                    gain = gain.masked_fill(lost, torch.inf).to(score.dtype)
                     if self.access == "decisions":  # the first stays, until one reaches the goal
                         gain = torch.full_like(gain, -draw)
-                    better = (gain > score[part]) | done[part]
+                    better = (gain > score[part]) | done[part] | lost
                     best[part[better]], score[part[better]] = point[better], gain[better]
                     tries[part] += 1
                 rows = rows[~done[rows]]
@@ -130,12 +131,7 @@ class Noise(Attack):
     def _few(self, x: Tensor, seed: int, draw: int, streams: Tensor) -> Tensor:
         """Return ``x`` with as many random features as the budget allows at random values."""
         features = x.shape[1]
-        # 1e-9 keeps gamma = k / d from losing a feature to rounding.
-        budget = self.max_features or int((self.gamma or 0) * features + 1e-9)
-        if not budget:
-            raise ValueError(
-                f"gamma must allow at least 1 of {features} features, got {self.gamma!r}"
-            )
+        budget = L0Budget.of(self).steps((features,))
         order, values = draws.uniform(seed, draw, streams, 2 * features).chunk(2, dim=1)
         chosen = order.argsort(1)[:, :budget]
         values = values.round() if self.values == "extreme" else values

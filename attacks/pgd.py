@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,10 @@ from attacks.kit.ball import (
     steepest,
 )
 from attacks.kit.draws import row_streams, sample_streams
-from attacks.kit.losses import LOSSES, Output, check_classes, reached, unsure
-from attacks.kit.model import Layout, Model, at_rest, probe
+from attacks.kit.losses import LOSSES, Output, check_classes, reached, unanswered, unsure
+from attacks.kit.model import Layout, Model, chunks, finite_gradient, probe, widened
 from bench.base.types import Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 
@@ -45,24 +46,82 @@ class PGDResult:
     zero_gradients: Tensor
 
 
-def pgd(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient descent: Madry et al. 2018, arXiv 1706.06083.
+
+    ``eps``: the budget in input units, in (0, 1] for linf and positive for l2.
+    ``norm``: ``linf`` steps along the sign of the gradient, ``l2`` along its direction.
+    ``steps``: gradient steps of each restart.
+    ``step_size``: length of a step, by default 2.5 eps / steps: enough to reach the boundary from
+    anywhere in the ball and to move along it (the paper's appendix, figure 6).
+    ``restarts``: how often it runs; each run after the first attacks the rows that still stand.
+    ``output``: what is differentiated, a key of ``attacks.kit.losses.LOSSES``.
+    ``targets``: which attempts the runner makes.
+    ``random_start``: whether the first run, too, starts from a point uniform in the ball. If not,
+    it starts from x: then one step of length eps is the fast gradient method.
+    ``early_stop``: whether a row is done as soon as the goal holds. If not, it climbs on to the
+    largest loss, as adversarial training and transfer want it.
+    ``confidence``: a goal of its own, in (0, 1], without a target: that no class has this
+    probability. Then it climbs against the class that leads, whichever that is.
+    ``adaptive``: whether a defense's surrogate is differentiated, where it has one; without, the
+    attack is the naive one.
+    ``chunk``: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
+    by floating-point rounding.
+    """
+
+    eps: float = 0.1
+    norm: BallNorm = "linf"
+    steps: int = 40
+    step_size: float | None = None
+    restarts: int = 1
+    output: Output = "log_odds"
+    targets: Targets = "untargeted"
+    random_start: bool = True
+    early_stop: bool = True
+    confidence: float | None = None
+    adaptive: bool = True
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ball(self.norm, self.eps)
+        check_counts(steps=self.steps, restarts=self.restarts, chunk=self.chunk)
+        if self.step_size is not None and not 0 < self.step_size < math.inf:
+            raise ValueError(f"step_size must be positive and finite, got {self.step_size!r}")
+        for name, valid in (("output", tuple(LOSSES)), ("targets", get_args(Targets))):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} must be one of {valid}, got {getattr(self, name)!r}")
+        if self.confidence is not None and not 0 < self.confidence <= 1:
+            raise ValueError(f"confidence must be in (0, 1], got {self.confidence!r}")
+        if self.confidence is not None and self.targets != "untargeted":
+            raise ValueError(
+                "confidence is a goal without a target: give it with targets untargeted"
+            )
+
+    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+        """Return the ball of radius ``eps``, whatever the ``shape``."""
+        return ThreatModel(self.norm, self.eps)
+
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
+    ) -> Perturbation:
+        """Run the attack on all rows; each sample has a random stream of its own."""
+        streams = sample_streams(context.sample_ids, target, context.info.classes)
+        result = _climb(self, model, x, y, target, context.seed, streams)
+        reasons = ["reached" if done else "budget" for done in result.success.tolist()]
+        return Perturbation(result.x_adv, result.iterations, reasons, result.zero_gradients)
+
+
+def pgd(
     model: Model,
     x: Tensor,
     y: Tensor,
     target: Tensor | None = None,
     *,
     eps: float,
-    norm: BallNorm = "linf",
-    steps: int = 40,
-    step_size: float | None = None,
-    restarts: int = 1,
-    output: Output = "log_odds",
-    random_start: bool = True,
-    early_stop: bool = True,
-    confidence: float | None = None,
     seed: int = 0,
     streams: Tensor | None = None,
-    chunk: int | None = None,
+    **parameters: Any,
 ) -> PGDResult:
     """Climb a loss from x, inside the ball of radius eps and the box [0, 1].
 
@@ -73,28 +132,16 @@ def pgd(  # noqa: PLR0913 - the public signature: every parameter of the attack 
         x: (batch, *shape), floating-point, in [0, 1].
         y: (batch,) integers, the labels to leave.
         target: (batch,) integers, the classes to reach instead.
-        eps: radius in input units, in (0, 1] for "linf", positive for "l2".
-        norm: "linf" steps along the sign of the gradient, "l2" along its direction.
-        steps: gradient steps of each restart.
-        step_size: length of a step, by default 2.5 eps / steps: enough to reach the boundary from
-            anywhere in the ball and to move along it (the paper's appendix, figure 6).
-        restarts: how often the attack runs; each run after the first attacks the rows that still
-            stand.
-        output: what is differentiated, a key of `attacks.kit.losses.LOSSES`.
-        random_start: whether the first run, too, starts from a point uniform in the ball. If not,
-            it starts from x: then one step of length eps is the fast gradient method.
-        early_stop: whether a row leaves the batch as soon as the goal holds. If not, it climbs on
-            to the largest loss, as adversarial training and transfer want it.
-        confidence: a goal of its own, in (0, 1]: that no class has this probability. Then it
-            climbs against the class that leads, whichever that is, and `target` must be None.
+        eps: radius of the ball, in input units.
         seed: of the random starts; any integer.
         streams: (batch,) integers, which random stream each row has, by default its position. The
             starts depend on the seed, the restart and this alone: not on the batch.
-        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
-            by floating-point rounding.
+        parameters: the other fields of `PGD`: norm, steps, step_size, restarts, output,
+            random_start, early_stop, confidence, chunk.
 
     Returns the first point of a row at which the goal holds; with `early_stop=False` the one of
-    the largest loss among those. Without any, the point of the largest loss that was visited. A
+    the largest loss among those. Without any, the point of the largest loss that was visited; an
+    answer that is NaN or infinite is the largest untargeted, and ends the row, without success. A
     gradient that is missing, because the model detaches it or does not depend on its input, is a
     zero gradient: the random starts still act. What the model raises is not caught.
 
@@ -102,65 +149,61 @@ def pgd(  # noqa: PLR0913 - the public signature: every parameter of the attack 
         ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
 
     """
-    check_ball(norm, eps)
-    check_climb(steps, step_size, restarts, output, chunk)
-    check_confidence(confidence, targeted=target is not None)
+    settings = PGD(eps=eps, targets="untargeted" if target is None else "all", **parameters)
+    return _climb(settings, model, x, y, target, seed, streams)
+
+
+def _climb(
+    settings: PGD,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor | None,
+    seed: int,
+    streams: Tensor | None,
+) -> PGDResult:
     check_inputs(x, y, target, streams)
-    size = chunk or default_chunk(x)
-    length = 2.5 * eps / steps if step_size is None else step_size
+    eps, norm, steps = settings.eps, settings.norm, settings.steps
+    size = settings.chunk or default_chunk(x)
+    length = 2.5 * eps / steps if settings.step_size is None else settings.step_size
     with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
-        view = _View(model, x, y, target, output, confidence)
+        view = _View(model, x, y, target, settings.output, settings.confidence)
         streams = row_streams(x, streams)
         clean, point, state = view.clean, view.clean.clone(), _State.of(view.clean)
-        for restart in range(restarts):
-            rows = (~state.success).nonzero().squeeze(1)
-            if restart or random_start:
+        done = torch.zeros_like(state.success)
+        for restart in range(settings.restarts):
+            rows = (~done).nonzero().squeeze(1)
+            if restart or settings.random_start:
                 point[rows] = random_point(clean[rows], eps, norm, seed, restart, streams[rows])
             else:
                 point[rows] = clean[rows]
             for left in range(steps, -1, -1):  # after the last step there is only a look
-                for part in torch.split(rows, size):
+                for part in chunks(rows, size):
                     seen = view.look(point[part], part, gradient=left > 0)
                     state.keep(part, point[part], seen)
+                    done[part] |= seen.done
                     if seen.gradient is None:
                         continue
-                    going = ~seen.reached if early_stop else torch.ones_like(seen.reached)
+                    going = ~(seen.done if settings.early_stop else torch.zeros_like(seen.done))
                     moving, gradient = part[going], seen.gradient[going]
                     state.count(moving, gradient)
                     moved = point[moving] + length * steepest(gradient, norm)
                     point[moving] = project(moved, clean[moving], eps, norm)
-                if early_stop:
-                    rows = rows[~state.success[rows]]
+                if settings.early_stop:
+                    rows = rows[~done[rows]]
     return PGDResult(state.best.view_as(x), state.success, state.iterations, state.zero_gradients)
-
-
-def check_climb(
-    steps: int, step_size: float | None, restarts: int, output: str, chunk: int | None
-) -> None:
-    """Raise ValueError where one of these parameters of `pgd` is out of range."""
-    check_counts(steps=steps, restarts=restarts, chunk=chunk)
-    if step_size is not None and not 0 < step_size < math.inf:
-        raise ValueError(f"step_size must be positive and finite, got {step_size!r}")
-    if output not in LOSSES:
-        raise ValueError(f"output must be one of {tuple(LOSSES)}, got {output!r}")
-
-
-def check_confidence(confidence: float | None, *, targeted: bool) -> None:
-    """Raise ValueError unless ``confidence`` is a probability, and the only goal."""
-    if confidence is None:
-        return
-    if not 0 < confidence <= 1:
-        raise ValueError(f"confidence must be in (0, 1], got {confidence!r}")
-    if targeted:
-        raise ValueError("confidence is a goal without a target: give it with targets untargeted")
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one query of some rows shows: loss, goal, and the gradient where it was asked for."""
+    """What one query of some rows shows: loss, goal, and the gradient where it was asked for.
+
+    ``done``: the goal is reached, or the model has no answer: then the loss is infinite.
+    """
 
     loss: Tensor
     reached: Tensor
+    done: Tensor
     gradient: Tensor | None
 
 
@@ -220,15 +263,17 @@ class _View:
         with torch.set_grad_enabled(gradient):
             logits = self.model(leaf)
             check_classes(self.output, logits.shape[1], targeted=target is not None)
-            # Under autocast a model answers in half precision, too coarse for losses and margins.
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = widened(logits)
             if self.confidence is not None:
                 y = logits.detach().argmax(1)  # whichever class leads
             loss = LOSSES[self.output](logits, y, target)
+        won = self._reached(logits.detach(), y, target)
+        lost = unanswered(logits.detach(), y, target)
         return _Seen(
-            loss.detach(),
-            self._reached(logits.detach(), y, target),
-            _gradient(loss, leaf) if gradient else None,
+            loss.detach().masked_fill(lost, torch.inf),
+            won,
+            won | lost,
+            finite_gradient(loss, leaf) if gradient else None,
         )
 
     def _reached(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
@@ -242,76 +287,3 @@ class _View:
 
 def _labels(labels: Tensor, x: Tensor) -> Tensor:
     return labels.detach().to(device=x.device, dtype=torch.int64, copy=True)
-
-
-def _gradient(loss: Tensor, leaf: Tensor) -> Tensor:
-    """Return d loss / d leaf, (rows, features), NaN as 0; zeros where the model offers none."""
-    found = None
-    if loss.requires_grad:
-        (found,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
-    return torch.zeros_like(leaf).flatten(1) if found is None else found.flatten(1).nan_to_num()
-
-
-@dataclass(frozen=True)
-class PGD(Attack):
-    """Projected gradient descent: Madry et al. 2018, arXiv 1706.06083.
-
-    The parameters are those of ``attacks.pgd.pgd``, which says more of each. ``eps``: the budget
-    in input units, in (0, 1] for linf and positive for l2. ``norm``: ``linf`` or ``l2``.
-    ``steps``, ``step_size`` (default 2.5 eps / steps), ``restarts``: how long it climbs.
-    ``output``: what is differentiated, see ``attacks.kit.losses``. ``targets``: which attempts the
-    runner makes. ``random_start``: whether the first restart, too, starts at random.
-    ``confidence``: the goal that no class has this probability, in place of another label.
-    ``early_stop``: whether a row is done at its first success; transfer and training climb on.
-    ``adaptive``: whether a defense's surrogate is differentiated, where it has one; without, the
-    attack is the naive one. ``chunk``: rows at a time.
-    """
-
-    eps: float = 0.1
-    norm: BallNorm = "linf"
-    steps: int = 40
-    step_size: float | None = None
-    restarts: int = 1
-    output: Output = "log_odds"
-    targets: Targets = "untargeted"
-    random_start: bool = True
-    early_stop: bool = True
-    confidence: float | None = None
-    adaptive: bool = True
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ball(self.norm, self.eps)
-        check_climb(self.steps, self.step_size, self.restarts, self.output, self.chunk)
-        check_confidence(self.confidence, targeted=self.targets != "untargeted")
-        if self.targets not in get_args(Targets):
-            raise ValueError(f"targets must be one of {get_args(Targets)}, got {self.targets!r}")
-
-    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
-        """Return the ball of radius ``eps``, whatever the ``shape``."""
-        return ThreatModel(self.norm, self.eps)
-
-    def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
-    ) -> Perturbation:
-        """Run the attack on all rows; each sample has a random stream of its own."""
-        result = pgd(
-            model,
-            x,
-            y,
-            target,
-            eps=self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            step_size=self.step_size,
-            restarts=self.restarts,
-            output=self.output,
-            random_start=self.random_start,
-            early_stop=self.early_stop,
-            confidence=self.confidence,
-            seed=context.seed,
-            streams=sample_streams(context.sample_ids, target, context.info.classes),
-            chunk=self.chunk,
-        )
-        reasons = ["reached" if done else "budget" for done in result.success.tolist()]
-        return Perturbation(result.x_adv, result.iterations, reasons, result.zero_gradients)

@@ -8,15 +8,18 @@ sampling distribution. It sees scores only: no gradient is taken.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attacks.jsma.settings import check
+from attacks.kit.ball import check_counts, check_inputs, default_chunk
 from attacks.kit.draws import row_streams, sample_streams, uniform
-from attacks.kit.l0_budget import PAPER_GAMMA
-from attacks.kit.model import Layout, Model, at_rest, probe
-from bench.base.types import Access, Targets, ThreatModel, count_features
+from attacks.kit.l0_budget import L0Budget
+from attacks.kit.losses import unanswered
+from attacks.kit.model import Layout, Model, chunks, probe, widened
+from bench.base.types import Access, Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.measure.query import lead
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
@@ -55,28 +58,74 @@ class SparseRSResult:
     queries: Tensor
 
 
-def sparse_rs(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+@dataclass(frozen=True)
+class SparseRs(Attack):
+    """Sparse-RS within an L0 ball, by random search on scores: Croce et al. 2022, arXiv 2006.12834.
+
+    ``gamma``: largest fraction of features, in (0, 1]: k = floor(gamma d + 1e-9).
+    ``max_features``: k itself, instead: all features, if it exceeds their number. Without either,
+    ``gamma`` is 0.145, as for ``jsma``.
+    ``queries``: inputs of a row that are tried, the start included. Two more of the first row check
+    the model.
+    ``alpha_init``: alpha of the first exchanges, positive. The paper's L0 experiments take 0.3
+    untargeted and 0.1 targeted.
+    ``pixels``: x is (batch, C, H, W); pixels are chosen and counted, and each channel of one takes
+    its own corner.
+    ``targets``: ``untargeted``, ``all``, ``random``, ``runner-up``.
+    ``chunk``: rows at once, by default 256 on a CPU and 2048 elsewhere.
+    """
+
+    gamma: float | None = None
+    max_features: int | None = None
+    queries: int = 10_000
+    alpha_init: float = 0.3
+    pixels: bool = False
+    targets: Targets = "untargeted"
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        L0Budget.of(self)
+        check_counts(queries=self.queries, chunk=self.chunk)
+        if not 0 < self.alpha_init < float("inf"):
+            raise ValueError(f"alpha_init must be positive and finite, got {self.alpha_init!r}")
+
+    @property
+    def access(self) -> Access:
+        """Scores: no gradient is taken."""
+        return "scores"
+
+    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+        """L0, in features or pixels; ``max_features`` as a fraction of them."""
+        return L0Budget.of(self).threat(shape)
+
+    def perturb(
+        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
+    ) -> Perturbation:
+        """Run the attack on all rows; each source and target has a random stream of its own."""
+        streams = sample_streams(context.sample_ids, target, context.info.classes)
+        result = _search(self, model, x, y, target, context.seed, streams)
+        reasons = ["reached" if done else "queries" for done in result.success.tolist()]
+        return Perturbation(result.x_adv, result.queries, reasons)
+
+
+def sparse_rs(
     model: Model,
     x: Tensor,
     y: Tensor,
     target: Tensor | None = None,
     *,
-    gamma: float | None = None,
-    max_features: int | None = None,
-    queries: int = 10_000,
-    alpha_init: float = 0.3,
-    pixels: bool = False,
     seed: int = 0,
     streams: Tensor | None = None,
-    chunk: int | None = None,
+    **parameters: Any,
 ) -> SparseRSResult:
     """Change k features of each row of x, to corners of the box, until the goal is reached.
 
     A row starts from k random features at random corners. Each query exchanges max(1, floor(
     alpha k)) of them, alpha falling with the queries made, for as many others at new random
     corners, and keeps the exchange if the loss falls: the margin z_y - max z_j (untargeted), or
-    the cross-entropy of the target. A corner may be the feature's own value, so that fewer than
-    k features differ.
+    the cross-entropy of the target. Where more than one is exchanged, a corner may
+    be the feature's own value, so that fewer than k features differ; where only one is, it is
+    not, as in the authors' code.
 
     Args:
         model: maps (rows, *shape) to logits (rows, classes). An `nn.Module` runs in eval mode
@@ -84,56 +133,50 @@ def sparse_rs(  # noqa: PLR0913 - the public signature: every parameter of the a
         x: (batch, *shape), floating-point, in [0, 1].
         y: (batch,) integers, the class to leave; not looked at where there is a target.
         target: (batch,) integers, the class to reach, or None.
-        gamma: largest fraction of features, in (0, 1]: k = floor(gamma d + 1e-9).
-        max_features: k itself, instead. All features, if it exceeds their number.
-        queries: inputs of a row that are tried, the start included, at least 1. Two more of
-            the first row check the model.
-        alpha_init: alpha of the first exchanges, positive. The paper's L0 experiments take 0.3
-            untargeted and 0.1 targeted.
-        pixels: x is (batch, C, H, W); pixels are chosen and counted, and each channel of one
-            takes its own corner.
         seed: of the random search.
         streams: (batch,) integers: which random stream each row has, by default its position.
             With one stream a row has the same search in every batch, up to floating-point
             rounding of the model.
-        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere.
+        parameters: the fields of `SparseRs`: gamma or max_features (one of the two must be given),
+            queries, alpha_init, pixels, chunk.
 
-    A row stops when the margin is strictly on the goal's side. Logits that are NaN are no
-    improvement.
+    A row stops when the margin is strictly on the goal's side. Untargeted it also stops, without
+    success, at logits that are NaN or infinite; towards a target they are no improvement.
 
     Raises:
         ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
 
     """
+    L0Budget(parameters.get("gamma"), parameters.get("max_features"))  # no default here
+    return _search(SparseRs(**parameters), model, x, y, target, seed, streams)
+
+
+def _search(
+    settings: SparseRs,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    target: Tensor | None,
+    seed: int,
+    streams: Tensor | None,
+) -> SparseRSResult:
     goal = y if target is None else target
-    # JSMA with one feature a step bounds what is bounded here: its steps are features.
-    limits = check(
-        x,
-        goal,
-        theta=1.0,
-        gamma=gamma,
-        max_features=max_features,
-        output="log_odds",
-        saliency="single",
-        both=False,
-        pixels=pixels,
-        clip=(0.0, 1.0),
-        chunk=chunk,
-    )
-    batch = len(x)
-    _check_search(queries, alpha_init, streams, batch)
+    check_inputs(x, y if target is None else None, target, streams)
+    allowed = L0Budget.of(settings).steps(x.shape[1:])
+    batch, channels = len(x), x.shape[1] if settings.pixels else 1
     streams = row_streams(x, streams)
-    channels = limits.saliency.channels
     goal = goal.detach().to(device=x.device, dtype=torch.int64)
     if not batch:
         return SparseRSResult(x.detach().clone(), goal.bool(), goal, goal.clone())
     clean = x.detach().reshape(batch, channels, -1).clone()
+    k = min(allowed, clean.shape[2])
     found = [clean[:0], goal[:0].bool(), goal[:0]]
     with torch.no_grad(), at_rest(model):
         layout = probe(model, x.detach(), goal)
-        for rows in torch.split(torch.arange(batch, device=x.device), limits.chunk):
+        size = settings.chunk or default_chunk(x)
+        for rows in chunks(torch.arange(batch, device=x.device), size):
             task = _Task(model, layout, x.shape[1:], targeted=target is not None)
-            search = _Search(queries, alpha_init, min(limits.max_steps, clean.shape[2]), seed)
+            search = _Search(settings.queries, settings.alpha_init, k, seed)
             done = _attack(task, search, clean[rows], goal[rows], streams[rows])
             found = [torch.cat(pair) for pair in zip(found, done, strict=True)]
     x_adv, success, spent = found
@@ -173,11 +216,16 @@ class _Task:
     targeted: bool
 
     def judge(self, x: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss (rows,), infinite where it is NaN, and whether the goal is reached."""
-        logits = self.model(self.layout(x.reshape(len(x), *self.shape)))
+        """Return the loss (rows,), infinite where it is NaN, and whether the row is done.
+
+        Untargeted, it is also done without an answer, which has a loss of minus infinity.
+        """
+        logits = widened(self.model(self.layout(x.reshape(len(x), *self.shape))))
         margin = lead(logits, goal)
         if not self.targeted:
-            return margin.nan_to_num(nan=torch.inf), margin < 0
+            lost = unanswered(logits, goal, None)
+            loss = margin.nan_to_num(nan=torch.inf, posinf=torch.inf)
+            return loss.masked_fill(lost, -torch.inf), lost | (margin < 0)
         loss = logits.logsumexp(dim=1) - logits.gather(1, goal[:, None]).squeeze(1)
         return loss.nan_to_num(nan=torch.inf), margin > 0
 
@@ -219,7 +267,7 @@ def _attack(
         if bool(reached.any()):
             done, going = state.at(reached), ~reached
             x_adv[done.row] = done.x
-            spent[done.row], success[done.row] = query, True
+            spent[done.row], success[done.row] = query, done.loss > -torch.inf
             state = state.at(going)
             draws.keep(going)
         if query == search.queries or not len(state.row):
@@ -248,7 +296,10 @@ def _exchange(
     leave, enter = chosen[:, :count].clone(), others[:, :count].clone()
     own = clean[state.row]
     tried = _put(state.x, leave, own.gather(2, _spread(leave, own)))
-    tried = _put(tried, enter, _corners(numbers[:, 2 * widest :], own)[:, :, :count])
+    corners = _corners(numbers[:, 2 * widest :], own)[:, :, :count]
+    if count == 1:
+        corners = _other(corners, state.x.gather(2, _spread(enter, own)), numbers[:, 2 * widest])
+    tried = _put(tried, enter, corners)
     loss, reached = task.judge(tried, goal[state.row])
     better = (loss < state.loss) | reached
     chosen[:, :count] = torch.where(better[:, None], enter, leave)
@@ -274,6 +325,19 @@ def _draw_first(order: Tensor, numbers: Tensor) -> None:
 def _corners(numbers: Tensor, like: Tensor) -> Tensor:
     """Return a corner of the box, 0 or 1, for each number: (rows, channels, any)."""
     return (numbers < 0.5).to(like).view(len(like), like.shape[1], -1)
+
+
+def _other(corners: Tensor, current: Tensor, numbers: Tensor) -> Tensor:
+    """Return the corners (rows, channels, 1), and random other ones where they are the `current`.
+
+    `numbers`: (rows,), those that made the first channel's corners; what they hold below their
+    first bit is as random, and says which channels to turn.
+    """
+    channels = torch.arange(corners.shape[1], device=corners.device)
+    turned = 1 + ((2 * numbers % 1) * (2 ** len(channels) - 1)).long()
+    turn = ((turned[:, None] >> channels) & 1).bool()[:, :, None]
+    same = (corners == current).all(dim=1, keepdim=True)
+    return torch.where(same & turn, 1 - corners, corners)
 
 
 def _put(x: Tensor, features: Tensor, values: Tensor) -> Tensor:
@@ -306,84 +370,3 @@ class _Draws:
             self.block = numbers.view(-1, self.steps, self.width)
         self.drawn += 1
         return self.block[:, step]
-
-
-def _check_search(queries: int, alpha_init: float, streams: Tensor | None, rows: int) -> None:
-    if queries < 1:
-        raise ValueError(f"queries must be at least 1, got {queries}")
-    if not 0 < alpha_init < float("inf"):
-        raise ValueError(f"alpha_init must be positive and finite, got {alpha_init}")
-    if streams is not None and (streams.is_floating_point() or streams.shape != (rows,)):
-        raise ValueError(
-            f"streams must be ({rows},) integers, one for each row of x, "
-            f"got {streams.dtype} of shape {tuple(streams.shape)}"
-        )
-
-
-@dataclass(frozen=True)
-class SparseRs(Attack):
-    """Sparse-RS within an L0 ball, by random search on scores: Croce et al. 2022, arXiv 2006.12834.
-
-    The parameters are those of ``attacks.sparse_rs.sparse_rs``, which says more of each.
-    ``gamma`` or ``max_features``: the budget, a fraction of the features or their number; without
-    either, ``gamma`` is 0.145, as for ``jsma``. ``queries``: how many inputs of a row are tried.
-    ``alpha_init``: the share of features exchanged at first. ``pixels``: whether pixels are
-    counted and changed whole. ``targets``: ``untargeted``, ``all``, ``random``, ``runner-up``.
-    ``chunk``: rows at a time.
-    """
-
-    gamma: float | None = None
-    max_features: int | None = None
-    queries: int = 10_000
-    alpha_init: float = 0.3
-    pixels: bool = False
-    targets: Targets = "untargeted"
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.gamma is None and self.max_features is None:
-            object.__setattr__(self, "gamma", PAPER_GAMMA)
-        if self.gamma is not None and self.max_features is not None:
-            raise ValueError(
-                f"give one of gamma and max_features, got {self.gamma} and {self.max_features}"
-            )
-        if self.gamma is not None and not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must be in (0, 1], got {self.gamma!r}")
-        for name in ("max_features", "queries", "chunk"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
-        if not 0 < self.alpha_init < float("inf"):
-            raise ValueError(f"alpha_init must be positive and finite, got {self.alpha_init!r}")
-
-    @property
-    def access(self) -> Access:
-        """Scores: no gradient is taken."""
-        return "scores"
-
-    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
-        """L0, in features or pixels; ``max_features`` as a fraction of them."""
-        total = count_features(shape[1:] if self.pixels else shape)
-        budget = self.gamma if self.max_features is None else min(1.0, self.max_features / total)
-        return ThreatModel("l0", budget, "pixels" if self.pixels else "features")
-
-    def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
-    ) -> Perturbation:
-        """Run the attack on all rows; each source and target has a random stream of its own."""
-        result = sparse_rs(
-            model,
-            x,
-            y,
-            target,
-            gamma=self.gamma,
-            max_features=self.max_features,
-            queries=self.queries,
-            alpha_init=self.alpha_init,
-            pixels=self.pixels,
-            seed=context.seed,
-            streams=sample_streams(context.sample_ids, target, context.info.classes),
-            chunk=self.chunk,
-        )
-        reasons = ["reached" if done else "queries" for done in result.success.tolist()]
-        return Perturbation(result.x_adv, result.queries, reasons)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
 from bench.base.types import Spec
+from bench.measure.at_rest import at_rest
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext, Defense, FitContext
 from bench.plugins.data import Split
-from defenses.crafting import ascend, at_rest, check_eps, check_positive, check_steps
+from defenses.crafting import ascend, check_eps, check_positive, check_steps
 
 ATTACK = "pgd"
 """The registered attack that crafts for ``method = "pgd"``."""

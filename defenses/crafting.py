@@ -1,4 +1,4 @@
-"""How a defense crafts inputs while it trains: a network at rest, and steps inside a box.
+"""How a defense crafts inputs while it trains: steps inside a box.
 
 An attack of the run is better where one serves (``FitContext.make_attack``); these are for losses
 that only the defense knows.
@@ -7,35 +7,12 @@ that only the defense knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
-
-
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Eval mode and frozen weights inside; every module's and parameter's own flag after.
-
-    Eval mode, because the inputs are crafted against the network that will be deployed: no
-    dropout, and batch statistics that crafted batches do not shift. Frozen weights save the
-    backward passes the gradients that nobody asked for.
-    """
-    training = [module for module in model.modules() if module.training]
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
-    try:
-        for module in training:
-            module.training = False
-        for weight in learning:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for weight in learning:
-            weight.requires_grad_(True)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Defense, FitContext
 from bench.plugins.data import Split
 from defenses.crafting import (
     ascend,
-    at_rest,
     check_eps,
     check_positive,
     check_steps,

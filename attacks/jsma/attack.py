@@ -15,7 +15,8 @@ from torch import Tensor
 
 from attacks.jsma.saliency import Movable, Picks, Saliency, by_feature
 from attacks.jsma.settings import Settings, check
-from attacks.kit.model import Layout, Model, at_rest, probe
+from attacks.kit.model import Layout, Model, probe, widened
+from bench.measure.at_rest import at_rest
 
 
 class StopReason(IntEnum):
@@ -138,7 +139,7 @@ def _run(
         x, goal = x_adv[rows], target[rows]
         movable = _movable(x, start, rows, settings)
         leaf = layout(x.reshape(len(rows), *clean.shape[1:])).requires_grad_()
-        logits = model(leaf)
+        logits = widened(model(leaf))
         stop = _judge(logits.detach(), goal, steps[rows], movable, settings)
         if bool((stop == _RUNNING).any()):
             picks = saliency.choose(x, leaf, logits, goal, movable)

@@ -8,10 +8,14 @@ from typing import Literal
 from torch import Tensor, nn
 
 from attacks.jsma.attack import StopReason, jsma
-from attacks.kit.l0_budget import PAPER_GAMMA
-from bench.base.types import Targets, ThreatModel, count_features
+from attacks.kit.ball import check_counts
+from attacks.kit.l0_budget import L0Budget
+from bench.base.types import Targets, ThreatModel
 from bench.measure.recast import Precision, check_temperature, view
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
+
+PASSED = ("theta", "gamma", "max_features", "output", "saliency", "both", "pixels", "chunk")
+"""The parameters of ``jsma`` that are the plugin's own."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,8 @@ class Jsma(Attack):
     adaptive: bool = True
 
     def __post_init__(self) -> None:
-        if self.gamma is None and self.max_features is None:
-            object.__setattr__(self, "gamma", PAPER_GAMMA)
-        if self.gamma is not None and self.max_features is not None:
-            raise ValueError(
-                f"give one of gamma and max_features, got {self.gamma} and {self.max_features}"
-            )
-        if self.gamma is not None and not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must be in (0, 1], got {self.gamma!r}")
-        if self.max_features is not None and self.max_features < 1:
-            raise ValueError(f"max_features must be at least 1, got {self.max_features!r}")
+        L0Budget.of(self)
+        check_counts(chunk=self.chunk)
         if not 0 < abs(self.theta) <= 1:
             raise ValueError(f"theta must be non-zero and in [-1, 1], got {self.theta!r}")
         check_temperature(self.temperature)
@@ -67,28 +63,15 @@ class Jsma(Attack):
 
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """L0, in features or pixels; ``max_features`` as a fraction of them."""
-        total = count_features(shape[1:] if self.pixels else shape)
-        budget = self.gamma if self.max_features is None else min(1.0, self.max_features / total)
-        return ThreatModel("l0", budget, "pixels" if self.pixels else "features")
+        return L0Budget.of(self).threat(shape)
 
     def perturb(
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
     ) -> Perturbation:
         """Run the attack on all rows."""
         seen, inputs = view(model, x, self.precision, self.temperature)
-        result = jsma(
-            seen,
-            inputs,
-            y if target is None else target,
-            theta=self.theta,
-            gamma=self.gamma,
-            max_features=self.max_features,
-            output=self.output,
-            saliency=self.saliency,
-            both=self.both,
-            pixels=self.pixels,
-            chunk=self.chunk,
-        )
+        parameters = {name: getattr(self, name) for name in PASSED}
+        result = jsma(seen, inputs, y if target is None else target, **parameters)
         names = {int(reason): reason.name for reason in StopReason}
         reasons = [names[code] for code in result.stop_reason.tolist()]
         x_adv = result.x_adv.to(x.dtype)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from attacks.kit.l0_budget import L0Budget
 from bench.base.types import Targets, ThreatModel
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
@@ -157,8 +158,7 @@ class JsmaReference(Attack):
     targets: Targets = "all"
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"gamma must be in (0, 1], got {self.gamma!r}")
+        L0Budget(self.gamma)
         if not 0 < abs(self.theta) <= 1:
             raise ValueError(f"theta must be non-zero and in [-1, 1], got {self.theta!r}")
         if self.targets == "untargeted":
@@ -166,7 +166,7 @@ class JsmaReference(Attack):
 
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """L0 in features; ``shape`` does not matter."""
-        return ThreatModel("l0", self.gamma, "features")
+        return L0Budget(self.gamma).threat(shape)
 
     def perturb(
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
@@ -174,7 +174,7 @@ class JsmaReference(Attack):
         """Attack each row on a float64 copy of the model."""
         assert target is not None
         double = copy.deepcopy(model).double()
-        steps = int(self.gamma * context.info.features / 2 + 1e-9)
+        steps = L0Budget(self.gamma).steps(context.info.shape, per_step=2)
         found = [
             attack(double, row, goal, theta=self.theta, steps=steps, output=self.output)
             for row, goal in zip(x.double(), target.tolist(), strict=True)

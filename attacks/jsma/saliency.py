@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from attacks.jsma.pairs import Picked, best_pair, largest, largest_product, two_largest
+from attacks.kit.model import only_finite
 
 OUTPUTS = ("log_odds", "probs", "logits")
 SALIENCIES = ("papernot", "single", "target_gradient", "weighted", "taylor", "maximal")
@@ -122,8 +123,7 @@ class Saliency:
         if self.kind == "taylor":
             room = self.high - x if sign > 0 else x - self.low
             a, b = a * room, None if b is None else b * room
-        finite = a.isfinite() if b is None else a.isfinite() & b.isfinite()
-        allowed = movable & finite
+        allowed = movable
         if self.channels > 1:
             a, b = self._per_pixel(a, allowed), None if b is None else self._per_pixel(b, allowed)
             allowed = by_feature(allowed, self.channels).any(dim=1)
@@ -170,7 +170,7 @@ def other_weights(logits: Tensor, target: Tensor, *, weighted: bool) -> Tensor:
 
 def _gradient(leaf: Tensor, logits: Tensor, weights: Tensor, *, keep: bool) -> Tensor:
     (gradient,) = torch.autograd.grad(logits, leaf, weights, retain_graph=keep)
-    return gradient.reshape(len(leaf), -1)
+    return only_finite(gradient.reshape(len(leaf), -1))
 
 
 def _better(best: Picks, new: Picks) -> Picks:

@@ -30,15 +30,24 @@ def check_ball(norm: str, eps: float) -> None:
         raise ValueError(f"eps must be positive and finite, got {eps!r}")
 
 
-def check_inputs(x: Tensor, y: Tensor, target: Tensor | None, streams: Tensor | None) -> None:
-    """Raise ValueError or TypeError unless x is in [0, 1] and the rest has one integer a row."""
+def check_inputs(
+    x: Tensor,
+    y: Tensor | None,
+    target: Tensor | None,
+    streams: Tensor | None,
+    box: tuple[float, float] = (0, 1),
+) -> None:
+    """Raise ValueError or TypeError unless x is in the box and the rest has one integer a row."""
+    low, high = box
     if not x.is_floating_point():
         raise TypeError(f"x must be floating-point, got {x.dtype}")
     if x.dim() < 2:
         raise ValueError(f"x must have shape (batch, *shape), got {tuple(x.shape)}")
-    if x.numel() and not bool(((x >= 0) & (x <= 1)).all()):
-        low, high = (float(bound) for bound in torch.aminmax(x.detach()))
-        raise ValueError(f"x must lie in [0, 1], without NaN, got values in [{low:g}, {high:g}]")
+    if x.numel() and not bool(((x >= low) & (x <= high)).all()):
+        least, most = (float(bound) for bound in torch.aminmax(x.detach()))
+        raise ValueError(
+            f"x must lie in [{low:g}, {high:g}], without NaN, got values in [{least:g}, {most:g}]"
+        )
     for name, rows in (("y", y), ("target", target), ("streams", streams)):
         if rows is None:
             continue

@@ -7,13 +7,17 @@ Each takes logits (rows, classes), the labels (rows,) and the targets (rows,) or
 |---|---|---|
 | ``deployed`` | cross-entropy of softmax(z) with y | minus the cross-entropy with t |
 | ``log_odds`` | log sum over j != y of exp z_j, minus z_y | z_t minus log sum over j != t |
+| ``scaled_log_odds`` | ``log_odds`` of z / s, s the spread of z | the same |
 | ``margin`` | max over j != y of z_j, minus z_y | z_t minus max over j != t |
 | ``dlr`` | ``margin`` / (z_1 - z_3) | (z_t - z_y) / (z_1 - (z_3 + z_4) / 2) |
 
 ``deployed`` is Madry et al. 2018, arXiv 1706.06083; its gradient is lost once a probability rounds
-to 0 or 1, where ``log_odds`` loses nothing. ``margin`` is f_6 of Carlini and Wagner 2017, arXiv
-1608.04644, on logits. ``dlr`` is Croce and Hein 2020, arXiv 2003.01690, equations 6 and 7, with
-z_1 >= z_2 >= ... the sorted logits: like ``margin``, but blind to their scale.
+to 0 or 1, where ``log_odds`` loses nothing. ``scaled_log_odds`` divides
+a row's logits by their standard deviation over the classes, held constant, so that no gradient
+depends on the scale of the logits, which a model may choose at will. ``margin`` is f_6 of Carlini
+and Wagner 2017, arXiv 1608.04644, on logits. ``dlr`` is Croce and Hein 2020, arXiv 2003.01690,
+equations 6 and 7, with z_1 >= z_2 >= ... the sorted logits: like ``margin``, but blind to their
+scale.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
-Output = Literal["deployed", "log_odds", "dlr", "margin"]
+Output = Literal["deployed", "log_odds", "scaled_log_odds", "dlr", "margin"]
 Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 TINY = 1e-12
@@ -42,6 +46,17 @@ def reached(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
     return behind(logits, y) > 0 if target is None else behind(logits, target) < 0
 
 
+def unanswered(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+    """Return where the answer is no error by ``reached``, but none at all, (rows,) bool.
+
+    A logit that is NaN or infinite: untargeted, nothing more is to be won. A target is not
+    reached by it.
+    """
+    if target is not None:
+        return torch.zeros_like(y, dtype=torch.bool)
+    return ~logits.isfinite().all(1) & ~reached(logits, y, None)
+
+
 def unsure(logits: Tensor, below: float) -> Tensor:
     """Return where no class has a probability of ``below`` or more, (rows,) bool."""
     return logits.softmax(1).amax(1) < below
@@ -54,6 +69,11 @@ def log_odds_against(logits: Tensor, label: Tensor) -> Tensor:
     it by 1 - F_y, which is 0 in float32 once F_y rounds to 1, nothing cancels here.
     """
     return _others(logits, label).logsumexp(1) - _own(logits, label)
+
+
+def _scaled_log_odds_against(logits: Tensor, label: Tensor) -> Tensor:
+    spread = logits.detach().std(dim=1, correction=0, keepdim=True)
+    return log_odds_against(logits / torch.where(spread > 0, spread, 1), label)
 
 
 def _deployed(logits: Tensor, label: Tensor) -> Tensor:
@@ -80,6 +100,7 @@ def _dlr(logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
 LOSSES: Mapping[str, Loss] = {
     "deployed": _either(_deployed),
     "log_odds": _either(log_odds_against),
+    "scaled_log_odds": _either(_scaled_log_odds_against),
     "dlr": _dlr,
     "margin": _either(behind),
 }

@@ -1,40 +1,15 @@
-"""How `jsma` queries the model: at rest, and in the memory layout in which it is fastest."""
+"""How attacks query the model: checked once, and in the memory layout in which it is fastest."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Model = Callable[[Tensor], Tensor]
 
 Layout = Callable[[Tensor], Tensor]
-
-
-@contextmanager
-def at_rest(model: Model) -> Iterator[None]:
-    """Eval mode and frozen weights inside; every module's and parameter's own flag after.
-
-    Frozen weights save the backward pass the gradients that nobody asked for.
-    """
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    training = [module for module in model.modules() if module.training]
-    learning = [weight for weight in model.parameters() if weight.requires_grad]
-    try:
-        for module in training:
-            module.training = False
-        for weight in learning:
-            weight.requires_grad_(False)
-        yield
-    finally:
-        for module in training:
-            module.training = True
-        for weight in learning:
-            weight.requires_grad_(True)
 
 
 def probe(model: Model, x: Tensor, target: Tensor) -> Layout:
@@ -70,6 +45,35 @@ def channels_last(x: Tensor) -> Tensor:
     convolutions take the tensor for the other layout.
     """
     return torch.empty_like(x, memory_format=torch.channels_last).copy_(x)
+
+
+def chunks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Return ``rows`` in parts of ``size``, and no part of no rows.
+
+    `torch.split` makes an empty one, and many a model refuses an empty batch.
+    """
+    return torch.split(rows, size) if len(rows) else ()
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least: half precision is too coarse for losses and margins."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def finite_gradient(loss: Tensor, leaf: Tensor) -> Tensor:
+    """Return the gradient of the sum of ``loss`` (rows,) at ``leaf``, (rows, features).
+
+    An entry that is NaN or infinite says nothing and is 0, and so are all where there is none.
+    """
+    found = None
+    if loss.requires_grad:
+        (found,) = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)
+    return torch.zeros_like(leaf).flatten(1) if found is None else only_finite(found.flatten(1))
+
+
+def only_finite(gradient: Tensor) -> Tensor:
+    """Return ``gradient`` with 0 for the entries that are NaN or infinite."""
+    return gradient.nan_to_num(nan=0, posinf=0, neginf=0)
 
 
 CHUNK_CPU = 256

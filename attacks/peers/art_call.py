@@ -61,7 +61,7 @@ def generate(
     x_adv = x.detach().clone()
     with _sandbox(x.device, context.seed), _frozen(model):
         rows = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        if row.ignores_y and target is None:
+        if row.ignores_y and target is None and len(x):
             with torch.no_grad():
                 rows = model(x).argmax(1) == y
         if rows.any():

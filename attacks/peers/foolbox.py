@@ -19,9 +19,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from attacks.kit.model import at_rest
 from attacks.peers.foolbox_table import complete, row_of
 from bench.base.types import Targets, ThreatModel, UserError
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 

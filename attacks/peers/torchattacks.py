@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks.kit.model import at_rest
 from bench.base.types import Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 
@@ -52,6 +52,8 @@ class TorchattacksJsma(Attack):
         """Run the library image by image, as it does."""
         from torchattacks import JSMA
 
+        if not len(x):  # it stacks what it finds image by image
+            return Perturbation(x.clone())
         attack = JSMA(model, theta=self.theta, gamma=self.gamma)
         attack.set_mode_targeted_by_label(quiet=True)
         with torch.enable_grad(), at_rest(model):  # it calls backward, which fills weights' .grad

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from attacks.peers import foolbox
-from attacks.sigma_zero import Descent, SigmaZero, sigma_zero
+from attacks.sigma_zero import SigmaZero, sigma_zero
 from bench.base.types import DataInfo, ThreatModel
 from bench.plugins.contracts import AttackContext
 
@@ -235,7 +235,7 @@ def test_the_model_is_left_as_it_was(task: Task, training: bool) -> None:
 
 
 def test_the_step_size_is_annealed_to_a_tenth() -> None:
-    rates = [Descent(steps=100).rate(step) for step in (0, 50, 100)]
+    rates = [SigmaZero(steps=100).rate(step) for step in (0, 50, 100)]
     assert rates == pytest.approx([1.0, 0.55, 0.1])
 
 

@@ -69,7 +69,9 @@ def reference(
         for i in leave:
             point[i] = x[i]
         for i in sorted(enter):
-            point[i] = random.choice([0.0, 1.0])
+            old, point[i] = best[i], random.choice([0.0, 1.0])
+            while count == 1 and point[i] == old:
+                point[i] = random.choice([0.0, 1.0])
         if (found := margin(point)) < loss:
             best, loss, chosen = point, found, (chosen - leave) | enter
     return loss < 0, queries
@@ -197,6 +199,25 @@ def test_start_is_uniform_over_features_and_corners(task: Task) -> None:
     assert (counts - 500).abs().max() < 90
 
 
+@pytest.mark.parametrize("pixels", [False, True])
+def test_a_single_exchange_never_tries_the_value_that_is_there(pixels: bool) -> None:
+    x = torch.randint(0, 2, (40, 3, 3, 3)).float()
+    tried: list[Tensor] = []
+
+    def model(inputs: Tensor) -> Tensor:
+        tried.append(inputs.clone())
+        score = inputs.sum((1, 2, 3))  # each answer is worse: the start stays the best
+        return torch.stack((score * 0 + len(tried), score * 0), 1)
+
+    sparse_rs(
+        model, x, torch.zeros(40, dtype=torch.int64), max_features=1, queries=30, pixels=pixels
+    )
+    for exchange in tried[3:]:  # two looks at the first row, and the start
+        moved = exchange != x
+        assert moved.flatten(2).any(1).sum(1).eq(1).all() if pixels else True
+        assert moved.flatten(1).any(1).all()
+
+
 def test_the_schedule_is_the_paper_s() -> None:
     given = [0, 50, 51, 200, 500, 1000, 2000, 4000, 6000, 8000, 8001, 9999]
     expected = [1, 2, 4, 4, 5, 6, 8, 10, 12, 15, 20, 20]
@@ -236,7 +257,7 @@ def test_the_model_is_left_as_it_was(task: Task) -> None:
         ({"gamma": 0.5}, "exactly one of gamma and max_features"),
         ({"max_features": 0}, "max_features must be at least 1, got 0"),
         ({"max_features": None, "gamma": 0.01}, "at least 1 of 64 features"),
-        ({"streams": torch.tensor([0])}, r"streams must be \(2,\) integers"),
+        ({"streams": torch.tensor([0])}, r"streams must have shape \(2,\)"),
         ({"pixels": True}, "pixels=True needs"),
     ],
 )

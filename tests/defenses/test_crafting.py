@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import softmax
 
-from defenses.crafting import ascend, at_rest, check_eps, check_positive, check_steps, divergence
+from bench.measure.at_rest import at_rest
+from defenses.crafting import ascend, check_eps, check_positive, check_steps, divergence
 
 
 def test_at_rest_puts_back_every_flag() -> None:

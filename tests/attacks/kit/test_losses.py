@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ Y, T = torch.tensor([0, 3, 2]), torch.tensor([2, 1, 3])
 
 
 def by_hand(output: str, z: list[float], y: int, t: int | None) -> float:
+    if output == "scaled_log_odds":
+        output, z = "log_odds", [value / statistics.pstdev(z) for value in z]
     goal = y if t is None else t
     others = [value for j, value in enumerate(z) if j != goal]
     order = sorted(z, reverse=True)
