@@ -5,6 +5,7 @@ INDEX = {
     "fgsm": "attacks.fgsm:FGSM",
     "pgd": "attacks.pgd:PGD",
     "apgd": "attacks.apgd:APGD",
+    "square": "attacks.square:Square",
     "noise": "attacks.noise:Noise",
     "transfer": "attacks.transfer:Transfer",
     "art": "attacks.peers.art:Art",
