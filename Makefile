@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := .venv/.installed
+PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: run test lint types tests benchmark calibrate soak audit clean
+.PHONY: run test lint types tests unit publish benchmark calibrate soak audit clean
 .DELETE_ON_ERROR:
 
 run: $(SETUP)
@@ -18,8 +19,13 @@ lint: $(SETUP)
 types: $(SETUP)
 	$(BIN)/mypy
 
+# On all cores; tests that share a run keep to one of them.
 tests: $(SETUP)
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+# The developer's loop: every test that starts no process.
+unit: $(SETUP)
+	$(PYTEST) -m 'not process'
 
 benchmark: $(SETUP)
 	mkdir -p .benchmarks
@@ -39,7 +45,7 @@ soak: $(SETUP)
 $(SETUP): pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,peers]'
 	touch $@
 
 # Known vulnerabilities of what is installed: asks a network, so it is no part of `make test`.

@@ -49,6 +49,11 @@ FLOORS = {
         {"compose", "evaluation"},
         {"cli"},
     ],
+    "attacks": [
+        {"kit"},
+        {"jsma", "peers"},
+        {path.stem for path in (ROOT / "attacks").glob("*.py")} - {"__init__"},
+    ],
     "leaderboard": [{"tables"}, {"figures"}, {"findings"}, {"pages"}, {"terminal"}],
 }
 """The rooms of a package, floor by floor: a room imports itself and floors before its own."""
@@ -96,11 +101,13 @@ def test_no_room_takes_the_place_of_a_public_name() -> None:
     assert not rooms & set(bench.__all__)
 
 
+@pytest.mark.process
 def test_types_need_no_torch() -> None:
     code = "import sys, bench.base.types; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.process
 def test_the_embedded_path_needs_neither_torchvision_nor_art() -> None:
     code = (
         "import sys, bench; bench.evaluate; from bench import cli;"
@@ -113,6 +120,7 @@ def test_the_embedded_path_needs_neither_torchvision_nor_art() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.process
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['retort', '--help'];\n"

@@ -26,6 +26,7 @@ def block(language: str, holds: str) -> str:
     return text
 
 
+@pytest.mark.process
 def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
     (tmp_path / "my_defense.py").write_text(block("python", "my_defense.py"))
     matrix = 'recipe = "smoke"\nsources = 10\n' + block("toml", "uniform_augmentation")
@@ -43,6 +44,7 @@ def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
     assert {row["defense_params"].get("width") for row in rows} == {None, 0.1, 0.3}
 
 
+@pytest.mark.process
 def test_your_own_model_and_inputs_of_the_readme_run(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
