@@ -1,6 +1,7 @@
 """Who may import whom, read from the imports themselves."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,21 @@ def test_every_room_stands_on_a_floor_and_holds_at_most_ten_files() -> None:
         rooms = {p.name for p in (ROOT / package).iterdir() if p.is_dir() and any(p.glob("*.py"))}
         if package in FLOORS:
             assert rooms <= set().union(*FLOORS[package])
+
+
+@pytest.mark.parametrize("package", sorted(FLOORS))
+def test_the_map_of_the_house_has_every_room_on_its_floor(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (table,) = re.findall(rf"\| floor \| `{package}/` \|.*?\n\n", text + "\n\n", flags=re.DOTALL)
+    shown = {
+        (room.removesuffix(".py"), int(floor))
+        for floor, rooms in re.findall(r"^\| (\d) \| ([^|]*) \|", table, flags=re.MULTILINE)
+        for room in re.findall(r"`([\w.]+)`", rooms)
+    }
+    folders = {room for room in set().union(*FLOORS[package]) if (ROOT / package / room).is_dir()}
+    floors = {room: floor for floor, rooms in enumerate(FLOORS[package], 1) for room in rooms}
+    assert {room for room, _ in shown} >= folders
+    assert all(floors[room] == floor for room, floor in shown)
 
 
 def test_no_room_takes_the_place_of_a_public_name() -> None:

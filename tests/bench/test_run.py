@@ -128,7 +128,7 @@ def test_a_run_killed_midway_ends_as_an_undisturbed_one(smoke, tmp_path: Path) -
     kept = {path: path.stat().st_mtime_ns for path in models.glob("*.json")}
     assert kept, "nothing was done before the kill"
     assert not (models.parent / "results.json").exists()
-    assert retort("run", *SMOKE, cwd=tmp_path).returncode == 0
+    assert retort("run", *SMOKE, "--workers", "1", cwd=tmp_path).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     undisturbed, resumed = evidence(folder / "runs"), evidence(tmp_path / "runs")
     leftovers = {name for name in resumed if name.endswith(".tmp")}
@@ -173,7 +173,7 @@ def test_damaged_evidence_is_made_again(smoke, tmp_path: Path) -> None:
     model.unlink()  # a hard link to the cache: damage this copy alone
     model.write_bytes(content)
     inputs.unlink()
-    done = retort("run", *SMOKE, cwd=folder)
+    done = retort("run", *SMOKE, "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert evidence(run) == whole
 

@@ -15,7 +15,18 @@ from tests.bench.test_run import retort
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("agreement")
-    command = ("run", "--matrix", "agreement", "--sources", "4", "--recipe", "smoke", "--offline")
+    command = (
+        "run",
+        "--matrix",
+        "agreement",
+        "--sources",
+        "4",
+        "--recipe",
+        "smoke",
+        "--offline",
+        "--workers",
+        "1",
+    )
     done = retort(*command, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs" / "agreement-digits"
