@@ -115,7 +115,7 @@ def _sensitivity(test: pd.DataFrame) -> Document | None:
 
 
 def _gradients(sources: pd.DataFrame) -> Document:
-    """Return the figures of VERDICT's flags on a model; None where they could not be measured."""
+    """Return the figures of the flags on a model, None where one could not be measured."""
     zero, cosine = sources["cross_entropy_zero"].dropna(), sources["gradient_cosine"].dropna()
     return {
         "sources": len(zero),
