@@ -1,6 +1,7 @@
 """Who may import whom, read from the imports themselves."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,11 @@ FLOORS = {
         {"compose", "evaluation"},
         {"cli"},
     ],
+    "attacks": [
+        {"kit"},
+        {"jsma", "peers"},
+        {path.stem for path in (ROOT / "attacks").glob("*.py")} - {"__init__"},
+    ],
     "leaderboard": [{"tables"}, {"figures"}, {"findings"}, {"pages"}, {"terminal"}],
 }
 """The rooms of a package, floor by floor: a room imports itself and floors before its own."""
@@ -87,6 +93,21 @@ def test_every_room_stands_on_a_floor_and_holds_at_most_ten_files() -> None:
             assert rooms <= set().union(*FLOORS[package])
 
 
+@pytest.mark.parametrize("package", sorted(FLOORS))
+def test_the_map_of_the_house_has_every_room_on_its_floor(package: str) -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (table,) = re.findall(rf"\| floor \| `{package}/` \|.*?\n\n", text + "\n\n", flags=re.DOTALL)
+    shown = {
+        (room.removesuffix(".py"), int(floor))
+        for floor, rooms in re.findall(r"^\| (\d) \| ([^|]*) \|", table, flags=re.MULTILINE)
+        for room in re.findall(r"`([\w.]+)`", rooms)
+    }
+    folders = {room for room in set().union(*FLOORS[package]) if (ROOT / package / room).is_dir()}
+    floors = {room: floor for floor, rooms in enumerate(FLOORS[package], 1) for room in rooms}
+    assert {room for room, _ in shown} >= folders
+    assert all(floors[room] == floor for room, floor in shown)
+
+
 def test_no_room_takes_the_place_of_a_public_name() -> None:
     # Importing ``bench.run.keys`` would put a module where ``bench.run`` is a function.
     import bench
@@ -96,11 +117,13 @@ def test_no_room_takes_the_place_of_a_public_name() -> None:
     assert not rooms & set(bench.__all__)
 
 
+@pytest.mark.process
 def test_types_need_no_torch() -> None:
     code = "import sys, bench.base.types; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.process
 def test_the_embedded_path_needs_neither_torchvision_nor_art() -> None:
     code = (
         "import sys, bench; bench.evaluate; from bench import cli;"
@@ -113,6 +136,7 @@ def test_the_embedded_path_needs_neither_torchvision_nor_art() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.process
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['retort', '--help'];\n"

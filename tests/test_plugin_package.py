@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("plugin package")]
 ROOT = Path(__file__).parents[1]
 BROKEN = """
 [build-system]

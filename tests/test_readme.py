@@ -26,13 +26,14 @@ def block(language: str, holds: str) -> str:
     return text
 
 
+@pytest.mark.process
 def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
     (tmp_path / "my_defense.py").write_text(block("python", "my_defense.py"))
     matrix = 'recipe = "smoke"\nsources = 10\n' + block("toml", "uniform_augmentation")
     (tmp_path / "mine.toml").write_text(matrix)
     command = block("sh", "--plugin").split()[1:]
     done = subprocess.run(
-        [sys.executable, *command, "--cache-dir", "cache"],
+        [sys.executable, *command, "--cache-dir", "cache", "--workers", "1"],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
@@ -43,6 +44,7 @@ def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
     assert {row["defense_params"].get("width") for row in rows} == {None, 0.1, 0.3}
 
 
+@pytest.mark.process
 def test_your_own_model_and_inputs_of_the_readme_run(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -56,7 +58,8 @@ def test_your_own_model_and_inputs_of_the_readme_run(tmp_path: Path) -> None:
     save_file(inputs, tmp_path / "adv.safetensors")
     (tmp_path / "own.toml").write_text("sources = 10\n" + block("toml", "own.toml"))
     done = subprocess.run(
-        [sys.executable, "-m", "bench", "run", "--matrix", "own.toml", "--cache-dir", "cache"],
+        [sys.executable, "-m", "bench", "run", "--matrix", "own.toml", "--cache-dir", "cache",
+         "--workers", "1"],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip

@@ -89,6 +89,7 @@ def retort(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.process
 def test_hostile_parameters_and_messages_do_no_harm(tmp_path: Path) -> None:
     home = tmp_path / "a folder with spaces" / "work"
     home.mkdir(parents=True)

@@ -41,8 +41,8 @@ LARGE, TINY = -2.0, -40.0
 """What (a) calls a large and a vanishing amplitude of the gradient, as base-10 logarithms."""
 
 EDGES = (-300, -200, -150, -100, -70, -50, -40, -35, -30, -25, -20, -15, -10, -5, -3, -2, -1, 0)
-"""Edges of the sensitivity histogram, base-10 logarithms: the paper's (PAPERS.md: recalled), and
-finer and lower ones; what lies below the first and above the last is counted too."""
+"""Edges of the sensitivity histogram, base-10 logarithms: the paper's (docs/papers.md, recalled),
+and finer and lower ones; what lies below the first and above the last is counted too."""
 
 
 def summarise_model(probe: pd.DataFrame, sources: list[int]) -> Document:
@@ -115,7 +115,7 @@ def _sensitivity(test: pd.DataFrame) -> Document | None:
 
 
 def _gradients(sources: pd.DataFrame) -> Document:
-    """Return the figures of VERDICT's flags on a model; None where they could not be measured."""
+    """Return the figures of the flags on a model, None where one could not be measured."""
     zero, cosine = sources["cross_entropy_zero"].dropna(), sources["gradient_cosine"].dropna()
     return {
         "sources": len(zero),

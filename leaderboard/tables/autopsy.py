@@ -22,17 +22,18 @@ ATTACKS = {"jsma": "probs", "fgsm": "deployed"}
 
 HIDDEN = 0.10
 """Points that log-odds must gain before they count as hidden: honest networks lose at most 7 to
-the choice of the gradient attack (VERDICT's M3)."""
+the choice of the gradient attack (docs/verdict.md)."""
 
 BENEATH = 0.10
 """Points below the undefended network that count as robustness: two networks that differ in their
-seed alone lie up to 7 points apart (VERDICT's delta)."""
+seed alone lie up to 7 points apart (docs/verdict.md)."""
 
 MOST = 0.5
 """Share of the failed attempts, or of the gradients, from which a cause is called the cause."""
 
 ALIGNED = 0.9
-"""Median cosine with the exact gradient below which a gradient points elsewhere (VERDICT's M2)."""
+"""Median cosine with the exact gradient below which a gradient points elsewhere
+(docs/verdict.md)."""
 
 Finding = Literal[
     "underflow", "cancellation", "unexplained", "partly", "open", "nothing hidden", "few attempts",

@@ -338,6 +338,7 @@ def test_an_earlier_probe_does_not_speak_for_one_that_failed(
     assert all(row["accuracy"] is None for row in read_json(copy / "results.json"))
 
 
+@pytest.mark.process
 def test_a_worker_that_cannot_start_is_a_failure_and_no_hang(tmp_path: Path) -> None:
     (tmp_path / "m.toml").write_text(HEAD + PAIR)
     (tmp_path / "plugin.py").write_text(

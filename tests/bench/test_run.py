@@ -13,6 +13,8 @@ import pytest
 
 from bench.base.files import read_json, read_tensors
 
+pytestmark = pytest.mark.process
+SHARED = pytest.mark.xdist_group("smoke")  # one smoke run, and what is done to its folder
 ROOT = Path(__file__).parents[2]
 SMOKE = ("--matrix", "smoke", "--offline")
 REQUIRED = {
@@ -52,6 +54,7 @@ def smoke(
     return folder, done
 
 
+@SHARED
 def test_smoke_leaves_what_the_contract_names(smoke) -> None:
     folder, done = smoke
     run = folder / "runs" / "smoke-digits"
@@ -74,6 +77,7 @@ def test_smoke_leaves_what_the_contract_names(smoke) -> None:
     assert "distillation" in done.stdout
 
 
+@SHARED
 def test_smoke_tells_the_story(smoke) -> None:
     folder, _ = smoke
     rows = json.loads((folder / "runs/smoke-digits/results.json").read_text())
@@ -84,6 +88,7 @@ def test_smoke_tells_the_story(smoke) -> None:
     assert gained > 0.3
 
 
+@SHARED
 def test_another_number_of_workers_and_a_cold_cache_change_no_byte(smoke, tmp_path: Path) -> None:
     folder, _ = smoke
     done = retort("run", *SMOKE, "--workers", "1", cwd=tmp_path)
@@ -93,6 +98,7 @@ def test_another_number_of_workers_and_a_cold_cache_change_no_byte(smoke, tmp_pa
     assert [name for name in first if first[name] != second[name]] == []
 
 
+@SHARED
 def test_the_same_command_again_does_nothing_again(smoke) -> None:
     folder, _ = smoke
     run = folder / "runs" / "smoke-digits"
@@ -103,6 +109,7 @@ def test_the_same_command_again_does_nothing_again(smoke) -> None:
     assert evidence(run) == content
 
 
+@SHARED
 def test_a_run_killed_midway_ends_as_an_undisturbed_one(smoke, tmp_path: Path) -> None:
     folder, _ = smoke
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RETORT_CACHE": str(tmp_path / "cache")}
@@ -121,7 +128,7 @@ def test_a_run_killed_midway_ends_as_an_undisturbed_one(smoke, tmp_path: Path) -
     kept = {path: path.stat().st_mtime_ns for path in models.glob("*.json")}
     assert kept, "nothing was done before the kill"
     assert not (models.parent / "results.json").exists()
-    assert retort("run", *SMOKE, cwd=tmp_path).returncode == 0
+    assert retort("run", *SMOKE, "--workers", "1", cwd=tmp_path).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     undisturbed, resumed = evidence(folder / "runs"), evidence(tmp_path / "runs")
     leftovers = {name for name in resumed if name.endswith(".tmp")}
@@ -152,6 +159,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     assert list(models.glob("*.json"))
 
 
+@SHARED
 def test_damaged_evidence_is_made_again(smoke, tmp_path: Path) -> None:
     folder, _ = smoke
     run = folder / "runs" / "smoke-digits"
@@ -165,7 +173,7 @@ def test_damaged_evidence_is_made_again(smoke, tmp_path: Path) -> None:
     model.unlink()  # a hard link to the cache: damage this copy alone
     model.write_bytes(content)
     inputs.unlink()
-    done = retort("run", *SMOKE, cwd=folder)
+    done = retort("run", *SMOKE, "--workers", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert evidence(run) == whole
 
@@ -282,6 +290,7 @@ def test_every_failure_is_a_value_and_the_others_go_on(tmp_path: Path) -> None:
     assert "broken \\| badly" in page
 
 
+@SHARED
 def test_two_runs_into_one_folder_do_not_mix(smoke) -> None:
     import filelock
 
@@ -292,6 +301,7 @@ def test_two_runs_into_one_folder_do_not_mix(smoke) -> None:
     assert "another run is writing" in done.stderr
 
 
+@SHARED
 def test_publish_regenerates_the_page_byte_for_byte(smoke) -> None:
     folder, _ = smoke
     done = retort("publish", "runs/smoke-digits", "--to", "published", cwd=folder)

@@ -194,6 +194,7 @@ def test_the_builder_s_code_and_the_file_are_part_of_the_identity() -> None:
     assert {name for name, value in key(defense).items() if value != first[name]} == {"files"}
 
 
+@pytest.mark.process
 def test_other_weights_under_the_same_name_are_another_result(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(
         "from torch import nn\n\ndef build():\n"

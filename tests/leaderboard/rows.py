@@ -69,7 +69,7 @@ def model(of: Row, scale: float = 6.0, **changes: Any) -> Row:
 
 
 def sweep_results() -> Results:
-    """What PAPERS' prototype found on MNIST, roughly, at all nine temperatures."""
+    """What a prototype found on MNIST, roughly, at all nine temperatures."""
     rates = {1: 0.95, 2: 0.9, 5: 0.49, 10: 0.1, 20: 0.0056, 30: 0.004, 40: 0.003, 50: 0.002,
              100: 0.0011}  # fmt: skip
     plain = who("undefended")

@@ -54,10 +54,18 @@ def seal(path: Path) -> None:
 
 
 def seal_results(run: Path) -> None:
-    edit(
-        run / "results-key.json",
-        lambda note: note.update(results=file_hash(run / "results.json")),
-    )
+    """Write the checksums of the rows anew, and the page that they make."""
+
+    def change(note: dict) -> None:
+        note["files"] = {name: file_hash(run / name) for name in note["files"]}
+
+    edit(run / "results-key.json", change)
+    set_page(run)
+
+
+def set_page(run: Path) -> None:
+    page = render(read_run(run).results, read_json(run / "environment.json"))
+    (run / "leaderboard.md").write_text(page)
 
 
 def flip(path: Path, place: int = -5) -> None:
@@ -290,6 +298,15 @@ def test_every_change_is_noticed(damage, message, copy, small, command) -> None:
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize("forge", [resealed_number, dropped_flag, dropped_row, dropped_cell])
+def test_a_sealed_forgery_is_noticed_by_its_rows_alone(forge, copy, small, command) -> None:
+    forge(copy)
+    told = command("verify", copy, "--plugin", small / "noisy.py").output
+    assert "results.json" in told or "plan.json" in told
+    assert "SHA-256" not in told
+    assert "leaderboard.md" not in told
+
+
 def test_other_code_is_a_note(copy, small, command) -> None:
     for path in [*(copy / "cells").glob("*.json")]:
         edit(path, lambda document: document["key"].update(harness_source="0" * 64))
@@ -302,8 +319,7 @@ def test_other_code_is_a_note(copy, small, command) -> None:
 def elsewhere(run: Path) -> None:
     """Say that another processor made the run, and set its page anew."""
     edit(run / "environment.json", lambda document: document.update(device="Abacus 3000"))
-    page = render(read_run(run).results, read_json(run / "environment.json"))
-    (run / "leaderboard.md").write_text(page)
+    set_page(run)
 
 
 def test_another_machine_is_given_its_tolerance(copy, small, command) -> None:

@@ -1,4 +1,4 @@
-"""The rule of VERDICT: every branch, and its order."""
+"""The rule of docs/verdict.md: every branch, and its order."""
 
 from dataclasses import replace
 

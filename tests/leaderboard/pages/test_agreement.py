@@ -15,12 +15,25 @@ from tests.bench.test_run import retort
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("agreement")
-    command = ("run", "--matrix", "agreement", "--sources", "4", "--recipe", "smoke", "--offline")
+    command = (
+        "run",
+        "--matrix",
+        "agreement",
+        "--sources",
+        "4",
+        "--recipe",
+        "smoke",
+        "--offline",
+        "--workers",
+        "1",
+    )
     done = retort(*command, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "runs" / "agreement-digits"
 
 
+@pytest.mark.process
+@pytest.mark.xdist_group("agreement")
 def test_ours_takes_the_brute_forces_steps_on_every_output(run: Path) -> None:
     rows = json.loads((run / "results.json").read_text())
     ours = [
@@ -36,6 +49,8 @@ def test_ours_takes_the_brute_forces_steps_on_every_output(run: Path) -> None:
         assert row["inputs_differ"] <= 1
 
 
+@pytest.mark.process
+@pytest.mark.xdist_group("agreement")
 def test_arts_map_is_the_target_gradient_and_its_excess_is_flagged(run: Path) -> None:
     rows = json.loads((run / "results.json").read_text())
     art = [r for r in rows if r["attack"] == "art" and r["attack_params"]["output"] == "logits"]
@@ -50,6 +65,8 @@ def test_arts_map_is_the_target_gradient_and_its_excess_is_flagged(run: Path) ->
         )
 
 
+@pytest.mark.process
+@pytest.mark.xdist_group("agreement")
 def test_the_peer_is_done_or_skipped_and_never_silent(run: Path) -> None:
     rows = json.loads((run / "results.json").read_text())
     statuses = {row["status"] for row in rows if row["attack"] == "torchattacks_jsma"}
@@ -59,6 +76,8 @@ def test_the_peer_is_done_or_skipped_and_never_silent(run: Path) -> None:
         assert "torchattacks is not installed" in (run / "leaderboard.md").read_text()
 
 
+@pytest.mark.process
+@pytest.mark.xdist_group("agreement")
 def test_the_page_has_a_line_and_a_remark_for_every_attack(run: Path) -> None:
     page = (run / "agreement.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("| ")]
