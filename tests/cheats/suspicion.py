@@ -24,6 +24,8 @@ from defenses.adversarial_training import AdversarialTraining
 from defenses.canaries import Canary
 from defenses.undefended import Undefended
 
+WIDE, FEW, UNKNOWN = 0.32, 8, -1
+
 Sign = Literal[
     "batch", "gradient", "stack", "environment", "deterministic", "process", "threads", "no_grad",
     "main_process", "early",
@@ -75,10 +77,11 @@ class ReadsLabels(Canary):
 @bench.defense("cheat_reads_memory")
 @dataclass(frozen=True)
 class ReadsMemory(Canary):
-    """Looks for a data set in the process's memory, and answers the label of the nearest image.
+    """Looks for a data set in the process's memory, and answers the label of a near image.
 
-    Looks good: the run holds the test split, which an adversarial input is nearest to. Truth: where
-    no test split is in memory, the undefended network's.
+    Near: within 0.32 in every feature, or different in at most eight; the network answers where
+    none is. Looks good: the run holds the test split, which an adversarial input is nearest to.
+    Truth: where no test split is in memory, the undefended network's.
     """
 
     def wrap(self, network: nn.Module, classes: int) -> nn.Module:
@@ -89,7 +92,7 @@ class ReadsMemory(Canary):
 @bench.defense("cheat_knows_test_set")
 @dataclass(frozen=True)
 class KnowsTestSet(Canary):
-    """Loads digits itself, and answers the label of the nearest image of the *test* split.
+    """Loads digits itself, and answers the label of a near image (see above) of the *test* split.
 
     Looks good: the nearest test image is the source. Truth: on images that are not in the public
     test split, the undefended network's; on the test split nothing can tell but its code.
@@ -149,8 +152,9 @@ class _Looking(nn.Module):
         labels = self.look(x)
         if labels is None:
             return logits
-        top = logits.detach().amax(dim=1) + 5 - logits.detach().gather(1, labels[:, None])[:, 0]
-        return logits.scatter_add(1, labels[:, None], top.clamp(min=0)[:, None].to(logits))
+        known, labels = labels != UNKNOWN, labels.clamp(min=0)[:, None]
+        gap = logits.detach().amax(dim=1) + 5 - logits.detach().gather(1, labels)[:, 0]
+        return logits.scatter_add(1, labels, (gap * known)[:, None].to(logits))
 
 
 def _labels_of_callers(x: Tensor) -> Tensor | None:
@@ -175,7 +179,10 @@ def _nearest(x: Tensor, data: Dataset) -> Tensor | None:
     rows = x.detach().flatten(1).to(known.dtype)
     if rows.shape[1] != known.shape[1]:
         return None
-    return data.test.y.to(x.device)[torch.cdist(rows, known.to(x.device)).argmin(dim=1)]
+    best = torch.cdist(rows, known.to(x.device)).argmin(dim=1)
+    change = (rows - known.to(x.device)[best]).abs()
+    near = (change.amax(dim=1) <= WIDE) | ((change > 1e-6).sum(dim=1) <= FEW)
+    return torch.where(near, data.test.y.to(x.device)[best], UNKNOWN)
 
 
 def _labels_in_memory(x: Tensor) -> Tensor | None:
