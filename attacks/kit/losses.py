@@ -7,7 +7,7 @@ Each takes logits (rows, classes), the labels (rows,) and the targets (rows,) or
 |---|---|---|
 | ``deployed`` | cross-entropy of softmax(z) with y | minus the cross-entropy with t |
 | ``log_odds`` | log sum over j != y of exp z_j, minus z_y | z_t minus log sum over j != t |
-| ``scaled_log_odds`` | ``log_odds`` of z / s, s the spread of z | the same |
+| ``scaled_log_odds`` | slope: ``log_odds`` of z / spread of z; value: ``margin`` | the same |
 | ``margin`` | max over j != y of z_j, minus z_y | z_t minus max over j != t |
 | ``dlr`` | ``margin`` / (z_1 - z_3) | (z_t - z_y) / (z_1 - (z_3 + z_4) / 2) |
 
@@ -73,7 +73,9 @@ def log_odds_against(logits: Tensor, label: Tensor) -> Tensor:
 
 def _scaled_log_odds_against(logits: Tensor, label: Tensor) -> Tensor:
     spread = logits.detach().std(dim=1, correction=0, keepdim=True)
-    return log_odds_against(logits / torch.where(spread > 0, spread, 1), label)
+    scaled = log_odds_against(logits / torch.where(spread > 0, spread, 1), label)
+    # Its value cannot rank points (of two classes it is a sign): the margin does, at any scale.
+    return behind(logits, label).detach() + (scaled - scaled.detach())
 
 
 def _deployed(logits: Tensor, label: Tensor) -> Tensor:
