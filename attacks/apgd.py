@@ -25,9 +25,10 @@ from attacks.kit.ball import (
 )
 from attacks.kit.draws import row_streams, sample_streams
 from attacks.kit.losses import LOSSES, Output, defined
-from attacks.kit.model import Model, at_rest
+from attacks.kit.model import Model
 from attacks.kit.view import View
 from bench.base.types import Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 MOMENTUM = 0.75

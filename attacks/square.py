@@ -22,9 +22,10 @@ from attacks.kit.ball import (
     project,
 )
 from attacks.kit.draws import row_streams, sample_streams, uniform
-from attacks.kit.model import Model, at_rest
+from attacks.kit.model import Model
 from attacks.kit.view import View
 from bench.base.types import Access, Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 HALVED = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)

@@ -152,7 +152,9 @@ def attack_sources(
     target = attempts.target[rows] if attack.targeted else None
     context = replace(context, sample_ids=sources.ids.to(x.device)[attempts.source[rows]])
     shape = context.info.shape
-    watch = Watch(sources.x, sources.y, attempts.source[rows].unique(), attack.threat(shape), shape)
+    watch = Watch(
+        sources.x, sources.y, _distinct(attempts.source[rows]), attack.threat(shape), shape
+    )
     most = None if subject.most_passes is None else subject.most_passes * int(rows.sum())
     with _watched(watch, subject.model, asked, most):
         result = _perturb(attack, asked, x[rows], y[rows], target, context)
@@ -177,6 +179,11 @@ def _watched(watch: Watch, model: nn.Module, asked: nn.Module, most: int | None)
         hooks.enter_context(watch.counted(asked, most))
         hooks.enter_context(watch.seeing(model))
         yield
+
+
+def _distinct(rows: Tensor) -> Tensor:
+    """Return ``rows`` ascending, each once."""
+    return torch.tensor(sorted(set(rows.tolist())), dtype=torch.int64, device=rows.device)
 
 
 def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: int) -> Attempts:
