@@ -6,6 +6,7 @@ INDEX = {
     "pgd": "attacks.pgd:PGD",
     "apgd": "attacks.apgd:APGD",
     "square": "attacks.square:Square",
+    "fmn": "attacks.fmn:FMN",
     "noise": "attacks.noise:Noise",
     "transfer": "attacks.transfer:Transfer",
     "art": "attacks.peers.art:Art",
