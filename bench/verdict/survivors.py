@@ -7,32 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
 from bench.base.types import DataInfo, Document, ThreatModel
 from bench.evidence.cells import Trial
-from bench.evidence.records import relative_distance
-from bench.measure.query import TOLERANCE
+from bench.evidence.records import Budgets, Ids, Mask, alone, correct, smallest, within
 from bench.plan.panel import Entry, Panel
-from bench.verdict.panel_flags import Mask, Sibling, Siblings
-
-
-def smallest(
-    records: pd.DataFrame, ids: npt.NDArray[np.int64], threat: ThreatModel, shape: tuple[int, ...]
-) -> npt.NDArray[np.float64]:
-    """Return from what budget on ``records`` break each source, (n,): infinity where never.
-
-    In the norm and unit of ``threat``, whose own budget does not matter; a source that is
-    misclassified without an attack is not broken by any.
-    """
-    broken = records["misclassified"].to_numpy(bool)
-    distance = relative_distance(records, threat, shape).to_numpy(np.float64)
-    order = np.argsort(ids)
-    place = order[np.searchsorted(ids, records["sample_id"].to_numpy(), sorter=order)]
-    found = np.full(len(ids), np.inf)
-    np.minimum.at(found, place[broken], distance[broken])
-    return found
+from bench.verdict.panel_flags import Sibling, Siblings
 
 
 @dataclass(frozen=True)
@@ -46,18 +26,18 @@ class Subject:
 
     panel: Panel
     info: DataInfo
-    ids: npt.NDArray[np.int64]
+    ids: Ids
     trials: Sequence[Trial]
     expected: Sequence[Entry] = ()
     correct: Mask = field(init=False)
-    reach: Mapping[str, npt.NDArray[np.float64]] = field(init=False)
+    reach: Mapping[str, Budgets] = field(init=False)
 
     def __post_init__(self) -> None:
         threat, shape = self.threat(self.panel.budgets[-1]), self.info.shape
         done = {trial.id: trial.records for trial in self.trials if trial.records is not None}
         reach = {name: smallest(rows, self.ids, threat, shape) for name, rows in done.items()}
         object.__setattr__(self, "reach", reach)
-        object.__setattr__(self, "correct", _correct(list(done.values()), self.ids))
+        object.__setattr__(self, "correct", correct(list(done.values()), self.ids))
 
     def threat(self, budget: float) -> ThreatModel:
         """Return the threat model of one of the panel's budgets."""
@@ -78,9 +58,7 @@ class Subject:
 
     def broken(self, trial: Trial, budget: float) -> Mask:
         """Return which correctly classified sources a finished cell breaks within ``budget``."""
-        limit = self.threat(budget).budget
-        assert limit is not None  # Panel.threat
-        return np.asarray(self.reach[trial.id] <= limit + TOLERANCE)
+        return within(self.reach[trial.id], self.threat(budget))
 
     def survivors(self, budget: float, effort: int | None = None) -> Mask:
         """Return which sources no stored input within ``budget`` breaks, whoever made it.
@@ -133,13 +111,13 @@ class Subject:
             name: np.any([self.broken(trial, budget) for trial in group], axis=0)
             for name, group in together.items()
         }
-        times = np.sum(list(masks.values()), axis=0) if masks else np.zeros(len(self.ids))
+        only = alone(masks)
         found = [
             {
                 "attack": name,
                 "role": _role(together[name]),
                 "breaks": int(mask.sum()),
-                "only": int((mask & (times == 1)).sum()),
+                "only": int(only[name].sum()),
                 "cells": [t.id for t in together[name] if self.broken(t, budget).any()],
             }
             for name, mask in masks.items()
@@ -155,16 +133,6 @@ class Subject:
             name: None if None in values else sum(value or 0 for value in values)
             for name, values in counts.items()
         }
-
-
-def _correct(cells: Sequence[pd.DataFrame], ids: npt.NDArray[np.int64]) -> Mask:
-    """Return which sources the model classified correctly in every cell: it may be stochastic."""
-    # Where no cell is done, nothing is known to be right.
-    correct = np.full(len(ids), bool(cells))
-    for cell in cells:
-        wrong = (cell["status"] == "misclassified").to_numpy(bool)
-        correct &= ~np.isin(ids, cell["sample_id"].to_numpy()[wrong])
-    return correct
 
 
 def _role(trials: Sequence[Trial]) -> Any:

@@ -10,12 +10,13 @@ from torch import nn
 
 from bench.base.types import DataInfo, Targets, ThreatModel
 from bench.evidence.cells import Trial
+from bench.evidence.records import smallest
 from bench.measure.cell import NO_TARGET, Sources, attack_sources, choose_attempts
 from bench.measure.query import ContractError
 from bench.plan.panel import Panel
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 from bench.results.cell_metrics import worst_case
-from bench.verdict.survivors import Subject, smallest
+from bench.verdict.survivors import Subject
 
 INFO = DataInfo("toy", (3,), 3, (0.0,), (1.0,))
 CONTEXT = AttackContext(INFO)
