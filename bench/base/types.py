@@ -116,19 +116,33 @@ class Flag:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The figure that a flag looked at, whether it was raised or not; ``p``: of a comparison."""
+
+    flag: str
+    value: float
+    raised: bool
+    p: float | None = None
+
+
+@dataclass(frozen=True)
 class Suspicions:
     """What a set of flags came to: those raised, and by id why others could not be evaluated.
 
     A flag in neither was evaluated and is clear; one that was not evaluated never counts as clear.
+    ``measured``: the figures behind flags with a threshold that is calibrated.
     """
 
     flags: tuple[Flag, ...] = ()
     not_evaluated: Mapping[str, str] = field(default_factory=dict)
+    measured: tuple[Measured, ...] = ()
 
     def __add__(self, other: Suspicions) -> Suspicions:
         """Return both together."""
         return Suspicions(
-            (*self.flags, *other.flags), {**self.not_evaluated, **other.not_evaluated}
+            (*self.flags, *other.flags),
+            {**self.not_evaluated, **other.not_evaluated},
+            (*self.measured, *other.measured),
         )
 
     def document(self) -> Document:

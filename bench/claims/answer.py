@@ -15,11 +15,12 @@ from bench.base.types import DataInfo, Document, ThreatModel
 from bench.claims.claim import Claim, points
 from bench.evidence.cells import Trial, read_trials
 from bench.evidence.finished_run import FinishedRun
-from bench.evidence.records import relative_distance
-from bench.measure.query import TOLERANCE
+from bench.evidence.records import alone, correct, relative_distance, smallest, within
 from bench.verdict.rates import effective_trials, wilson
 
 Word = Literal["supported", "refuted", "inconclusive"]
+
+NONE = np.empty(0, dtype=np.int64)
 
 LARGEST = 10**9
 """Sources beyond which nothing is said to settle a claim."""
@@ -254,16 +255,14 @@ def _clustered(reached: npt.NDArray[np.bool_]) -> float:
 
 def _breakers(claim: Claim, tally: Tally) -> list[Breaker]:
     """Return the attacks that reached any attempt, the strongest first."""
-    masks = tally.hits
-    times = np.sum(list(masks.values()), axis=0) if masks else np.zeros(1)
+    only = alone(tally.hits)
     found = []
-    for name, mask in masks.items():
-        own, only = mask, mask & (times == 1)
+    for name, own in tally.hits.items():
         if claim.success_at_most is None:
             figure = int((~own.any(axis=1)).sum()) / max(tally.sources, 1)
         else:
             figure = float(own.mean()) if own.size else 0.0
-        found.append(Breaker(name, int(own.sum()), int(only.sum()), figure))
+        found.append(Breaker(name, int(own.sum()), int(only[name].sum()), figure))
     return sorted((b for b in found if b.reached), key=lambda breaker: -breaker.reached)
 
 
@@ -288,7 +287,9 @@ def _tally(
 ) -> Tally:
     threat = claim.threat.model(info.features)
     done = [trial for trial in trials if trial.records is not None]
-    ids = _correct(done)
+    cells = [trial.records for trial in done if trial.records is not None]
+    ids = np.unique(np.concatenate([NONE, *(cell["sample_id"] for cell in cells)]))
+    ids = ids[correct(cells, ids)]
     hits: dict[str, npt.NDArray[np.bool_]] = {}
     for trial in done:
         mask = _hits(trial, threat, info, ids, _targeted(claim))
@@ -304,17 +305,6 @@ def _tally(
     )
 
 
-def _correct(done: Sequence[Trial]) -> npt.NDArray[np.int64]:
-    """Return the sources that the model classified correctly in every cell, ascending."""
-    kept: set[int] | None = None
-    for trial in done:
-        assert trial.records is not None
-        attacked = trial.records[(trial.records["status"] == "attacked").to_numpy()]
-        mine = set(attacked["sample_id"].tolist())
-        kept = mine if kept is None else kept & mine
-    return np.asarray(sorted(kept or ()), dtype=np.int64)
-
-
 def _hits(
     trial: Trial,
     threat: ThreatModel,
@@ -325,13 +315,11 @@ def _hits(
     """Return which attempts a cell reached within ``threat``, (sources, goals)."""
     records = trial.records
     assert records is not None
-    assert threat.budget is not None
     rows = records[records["sample_id"].isin(ids).to_numpy()]
-    near = relative_distance(rows, threat, info.shape) <= threat.budget + TOLERANCE
-    reached = near & rows["success" if targeted else "misclassified"]
     if not targeted:
-        fallen = rows.loc[reached.to_numpy(), "sample_id"].to_numpy()
-        return np.isin(ids, fallen)[:, None]
+        return within(smallest(rows, ids, threat, info.shape), threat)[:, None]
+    distance = relative_distance(rows, threat, info.shape).to_numpy(np.float64)
+    reached = rows["success"] & within(distance, threat)
     table = pd.crosstab(rows["sample_id"], rows["target"], values=reached, aggfunc="max")
     # Every source has all classes but its own, which are moved together.
     return np.array([row.dropna().to_numpy(bool) for _, row in table.loc[ids].iterrows()])

@@ -6,21 +6,20 @@ honest networks and masked ones. ``make calibrate``; docs/verdict.md shows what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from bench.base.rows import ModelRow
-from bench.base.types import DataInfo, Document, Norm
+from bench.base.types import DataInfo, Document, Norm, Suspicions
 from bench.evidence.cells import read_trials
 from bench.evidence.finished_run import FinishedRun
 from bench.plan.panel import REFERENCE, Panel
-from bench.verdict.flags import COSINE, ZERO_SHARE
-from bench.verdict.paired import mcnemar, pairs
-from bench.verdict.panel_flags import BLACK_BOX_NET, NET, P_VALUE, UNBOUNDED_LEFT, Sibling, Siblings
+from bench.verdict.flags import COSINE, ZERO_SHARE, gradient_flags
+from bench.verdict.paired import pairs
+from bench.verdict.panel_flags import BLACK_BOX_NET, NET, P_VALUE, UNBOUNDED_LEFT, panel_flags
 from bench.verdict.rule import MARGIN
 from bench.verdict.survivors import Subject
 from bench.verdict.verdict_rows import panel_entries, placed
@@ -70,7 +69,12 @@ class Figure:
 def figures(run: FinishedRun, info: DataInfo) -> list[Figure]:
     """Return every figure that the records of ``run`` give; plugins must be loaded."""
     models = {row["id"]: row for row in run.results.models}
-    found = [figure for row in models.values() for figure in _of_model(row)]
+    found = [
+        figure
+        for row in models.values()
+        if row["status"] == "done"
+        for figure in _measured(row, gradient_flags(row))
+    ]
     trials = read_trials(run)
     for panel in run.plan.matrix.panel:
         entries = panel_entries(run.plan.matrix, panel)
@@ -100,66 +104,19 @@ def _figure(
     return Figure(flag, *who, None, None, float(value), bool(crossed), p)
 
 
-def _of_model(row: ModelRow) -> Iterator[Figure]:
-    gradients: Mapping[str, Any] = row.get("gradients") or {}
-    share, cosine = gradients.get("zero_share"), gradients.get("cosine_median")
-    if share is not None:
-        yield _figure(row, "zero-gradient", share, share >= ZERO_SHARE)
-    if cosine is not None:
-        yield _figure(row, "gradient-direction", cosine, cosine < COSINE)
+def _measured(row: ModelRow, suspicions: Suspicions) -> Iterator[Figure]:
+    for found in suspicions.measured:
+        yield _figure(row, found.flag, found.value, found.raised, found.p)
 
 
 def _of_panel(panel: Panel, row: ModelRow, subject: Subject) -> Iterator[Figure]:
     for budget in panel.budgets:
         if subject.missing(budget):
             continue  # a figure of half a panel would look better than it is
-        siblings = subject.siblings(budget)
-        made = _l0(row, siblings) if panel.norm == "l0" else _others(row, siblings)
-        for figure in made:
+        for figure in _measured(row, panel_flags(subject.siblings(budget), ())):
             at = None if figure.flag == "unbounded-budget" else budget
             if at is not None or budget == panel.budgets[-1]:
                 yield replace(figure, norm=panel.norm, at=at)
-
-
-def _others(row: ModelRow, panel: Siblings) -> Iterator[Figure]:
-    others = panel.of("log-odds", "strong", "black-box", "transfer", "noise")
-    yield from _beaten(row, "naive-beaten", panel.of("naive"), others)
-    unbounded = panel.of("unbounded")
-    if unbounded:
-        left = panel.correct & ~np.any([_broken(member) for member in unbounded], axis=0)
-        yield _figure(row, "unbounded-budget", left.mean(), left.mean() > UNBOUNDED_LEFT)
-
-
-def _l0(row: ModelRow, panel: Siblings) -> Iterator[Figure]:
-    yield from _beaten(row, "log-odds-beats-probs", panel.of("naive"), panel.of("log-odds"))
-    followers = [m for m in panel.of("naive", "log-odds", "strong") if m.gradients]
-    boxes = panel.of("black-box")
-    if followers and boxes:
-        best, box = (
-            max(group, key=lambda m: int(_broken(m).sum())) for group in (followers, boxes)
-        )
-        net, p = _gain(box, best)
-        yield _figure(row, "black-box-beats-gradient", net, net >= BLACK_BOX_NET, p)
-
-
-def _beaten(
-    row: ModelRow, flag: str, naive: Sequence[Sibling], others: Sequence[Sibling]
-) -> Iterator[Figure]:
-    if naive and others:
-        gains = [_gain(other, naive[0]) for other in others]
-        net, p = max(gains)
-        crossed = any(gain >= NET and value < P_VALUE for gain, value in gains)
-        yield _figure(row, flag, net, crossed, p)
-
-
-def _gain(first: Sibling, second: Sibling) -> tuple[float, float]:
-    table = pairs(_broken(first), _broken(second))
-    return table.delta, mcnemar(int(table.only_first), int(table.only_second))
-
-
-def _broken(member: Sibling) -> npt.NDArray[np.bool_]:
-    assert member.broken is not None  # Siblings.of
-    return member.broken
 
 
 def _twins(

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.base.types import Document, ThreatModel
-from bench.evidence.records import relative_distance
-from bench.measure.query import TOLERANCE
+from bench.evidence.records import correct, smallest, within
 from bench.verdict.rates import Counts, clustered_wilson, wilson
 
 MEASURED = [
@@ -107,12 +106,12 @@ def worst_case(cells: list[pd.DataFrame], threat: ThreatModel, shape: tuple[int,
     """
     if threat.budget is None or not cells:
         return {"worst_case": None, "worst_case_ci": None}
-    records = pd.concat(cells, ignore_index=True)
-    within = relative_distance(records, threat, shape) <= threat.budget + TOLERANCE
-    lost = (records["status"] == "misclassified") | (records["misclassified"] & within)
-    sources = records["sample_id"].nunique()
-    kept = sources - records.loc[lost, "sample_id"].nunique()
-    return {"worst_case": kept / sources, "worst_case_ci": wilson(kept, sources)}
+    ids = np.unique(np.concatenate([cell["sample_id"].to_numpy(np.int64) for cell in cells]))
+    left = correct(cells, ids)
+    for cell in cells:
+        left &= ~within(smallest(cell, ids, threat, shape), threat)
+    kept = int(left.sum())
+    return {"worst_case": kept / len(ids), "worst_case_ci": wilson(kept, len(ids))}
 
 
 def disagreement(records: pd.DataFrame, baseline: pd.DataFrame) -> Document:

@@ -124,7 +124,10 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     sources = data.sources(
         None if plan.matrix.sources == "all" else plan.matrix.sources, plan.matrix.source_seed
     ).tolist()
-    models = [{"id": fit, **identity(fits[fit]), **probes[fit].model(sources)} for fit in probes]
+    models = [
+        cast("ModelRow", {"id": fit, **identity(fits[fit]), **probes[fit].model(sources)})
+        for fit in probes
+    ]
     suspected = [_suspicions(row, models, info.classes) for row in models]
     trials = [Trial(r, cell.records, cell.access) for r, cell in zip(rows, cells, strict=True)]
     judged = [
@@ -139,7 +142,7 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     return Results(
         rows,
         [
-            cast("ModelRow", m | found.document())
+            cast("ModelRow", {**m, **found.document()})
             for m, found in zip(models, suspected, strict=True)
         ],
         verdict_rows(plan.matrix, info, sources, judged),
@@ -148,11 +151,11 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     )
 
 
-def _suspicions(model: Document, models: list[Document], classes: int) -> Suspicions:
+def _suspicions(model: ModelRow, models: list[ModelRow], classes: int) -> Suspicions:
     """Return the flags of one model, given the others: one may be its undefended counterpart."""
     defense = registry.DEFENSES.make(spec_of(defense_of(model)))
     reference = next(
-        (m for m in models if m["defense"] == REFERENCE.name and m["seed"] == model["seed"]), {}
+        (m for m in models if m["defense"] == REFERENCE.name and m["seed"] == model["seed"]), None
     )
     return model_flags(
         ModelFacts(
@@ -160,7 +163,7 @@ def _suspicions(model: Document, models: list[Document], classes: int) -> Suspic
             classes=classes,
             stochastic=defense.stochastic,
             adaptive=type(defense).surrogate is not Defense.surrogate,
-            reference=reference.get("accuracy"),
+            reference=reference.get("accuracy") if reference else None,
         )
     )
 

@@ -82,7 +82,7 @@ def _row(model: Model, trial: Trial | None, rows: pd.DataFrame, before: Array | 
     return {
         "id": digest({"model": model.row["id"], "cell": attack.get("id")})[:16],
         "model": model.row["id"],
-        **{name: model.row[name] for name in MODEL},
+        **{name: value for name, value in model.row.items() if name in MODEL},
         **{name: attack.get(name) for name in ("attack", "attack_params", "threat")},
         "cell": attack.get("id"),
         "samples": len(each),

@@ -7,9 +7,12 @@ honest networks on which they were measured: docs/verdict.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from bench.base.types import Document, Flag, Suspicions, ThreatModel
+from bench.base.rows import ModelRow
+from bench.base.types import Document, Flag, Measured, Suspicions, ThreatModel
 from bench.plugins.contracts import NOT_SUBMITTED
 
 FEW_SOURCES = 60
@@ -85,7 +88,7 @@ class ModelFacts:
     ``reference``: the accuracy of the undefended network of the same seed, None without one.
     """
 
-    model: Document
+    model: ModelRow
     classes: int
     stochastic: bool = False
     adaptive: bool = False
@@ -104,14 +107,18 @@ def model_flags(facts: ModelFacts) -> Suspicions:
         reason = "nothing was measured on the model: its fit or its probe failed"
         return Suspicions((), dict.fromkeys(MODEL_FLAGS, reason))
     found = [
-        _zero_gradient(model),
-        _direction(model),
         _stochastic(facts),
         _probabilities(model),
         _chance(model, facts.classes),
         _accuracy_loss(facts),
     ]
-    return Suspicions(tuple(flag for flag in found if flag), _unknown(facts))
+    others = Suspicions(tuple(flag for flag in found if flag), _unknown(facts))
+    return gradient_flags(model) + others
+
+
+def gradient_flags(model: ModelRow) -> Suspicions:
+    """Return what the gradients of one fitted model say, with the figures that were looked at."""
+    return _zero_gradient(model) + _direction(model)
 
 
 def _unknown(facts: ModelFacts) -> dict[str, str]:
@@ -128,28 +135,36 @@ def _unknown(facts: ModelFacts) -> dict[str, str]:
     return reasons
 
 
-def _zero_gradient(model: Document) -> Flag | None:
+def _zero_gradient(model: ModelRow) -> Suspicions:
     share = model["gradients"]["zero_share"]
-    if share is None or share < ZERO_SHARE:
-        return None
-    return Flag(
+    if share is None:
+        return Suspicions()
+    measured = Measured("zero-gradient", share, share >= ZERO_SHARE)
+    if not measured.raised:
+        return Suspicions(measured=(measured,))
+    flag = Flag(
         "zero-gradient", "warning", share, ZERO_SHARE,
         f"the cross-entropy gradient is exactly zero on {share:.0%} of the sources",
         "attack the log-odds, or a surrogate that has a gradient",
         tuple(model["gradients"]["zero_samples"]),
     )  # fmt: skip
+    return Suspicions((flag,), measured=(measured,))
 
 
-def _direction(model: Document) -> Flag | None:
+def _direction(model: ModelRow) -> Suspicions:
     cosine = model["gradients"]["cosine_median"]
-    if cosine is None or cosine >= COSINE:
-        return None
-    return Flag(
+    if cosine is None:
+        return Suspicions()
+    measured = Measured("gradient-direction", cosine, cosine < COSINE)
+    if not measured.raised:
+        return Suspicions(measured=(measured,))
+    flag = Flag(
         "gradient-direction", "warning", cosine, COSINE,
         f"the float32 cross-entropy gradient and the float64 log-odds gradient have a median "
         f"cosine of {cosine:.3f}",
         "attack the log-odds: what the deployed output's gradient points at is rounding",
     )  # fmt: skip
+    return Suspicions((flag,), measured=(measured,))
 
 
 def _stochastic(facts: ModelFacts) -> Flag | None:
@@ -168,7 +183,7 @@ def _stochastic(facts: ModelFacts) -> Flag | None:
     )  # fmt: skip
 
 
-def _probabilities(model: Document) -> Flag | None:
+def _probabilities(model: ModelRow) -> Flag | None:
     share = model["probabilities"]
     if share is None or share < PROBABILITIES:
         return None
@@ -200,7 +215,7 @@ def chance(classes: int) -> float:
     return min(2 / classes, 0.5 + 0.5 / classes)
 
 
-def _chance(probe: Document, classes: int) -> Flag | None:
+def _chance(probe: Mapping[str, Any], classes: int) -> Flag | None:
     threshold = chance(classes)
     accuracy = probe.get("accuracy")  # none where the probe failed
     if accuracy is None or accuracy > threshold:

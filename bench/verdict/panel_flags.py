@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from bench.base.types import Flag, Norm, Suspicions
+from bench.base.types import Flag, Measured, Norm, Suspicions
+from bench.evidence.records import Ids, Mask
 from bench.plan.panel import Role
 from bench.verdict.paired import mcnemar, pairs
 
@@ -24,8 +24,6 @@ BLACK_BOX_NET = 0.3
 
 UNBOUNDED_LEFT = 0.05
 """What an attack may leave that may change everything."""
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Siblings:
     """The panel on one model at one budget. ``ids``, ``correct``: (sources,), in one order."""
 
     norm: Norm
-    ids: npt.NDArray[np.int64]
+    ids: Ids
     correct: Mask
     members: Sequence[Sibling]
 
@@ -94,20 +92,24 @@ def _beaten(
     if not naive or not others:
         return _absent(name, "needs the naive attack and another of the panel, done")
     first = naive[0]
-    significant = [o for o in others if _net(o, first) >= NET and _p_value(o, first) < P_VALUE]
+    gains = [(_net(other, first), _p_value(other, first)) for other in others]
+    significant = [
+        other for other, (net, p) in zip(others, gains, strict=True) if net >= NET and p < P_VALUE
+    ]
+    most, p = max(gains)
+    measured = (Measured(name, most, bool(significant), p),)
     if not significant:
-        return Suspicions()
+        return Suspicions(measured=measured)
     best = max(significant, key=lambda other: _net(other, first))
     net = _net(best, first)
-    return Suspicions((
-        Flag(
+    flag = Flag(
             name, "warning", net, NET,
             f"{best.name} breaks {net:.0%} of the sources more than {first.name} does "
             f"(one-sided McNemar p = {_p_value(best, first):.1g})",
             "do not trust the naive figure: the gradient of the deployed output is masked",
             _only(panel, best, first),
-        ),
-    ))  # fmt: skip
+    )  # fmt: skip
+    return Suspicions((flag,), measured=measured)
 
 
 def _black_box(panel: Siblings) -> Suspicions:
@@ -119,17 +121,17 @@ def _black_box(panel: Siblings) -> Suspicions:
     best = max(followers, key=lambda member: int(_broken(member).sum()))
     box = max(boxes, key=lambda member: int(_broken(member).sum()))
     net = _net(box, best)
+    measured = (Measured(name, net, net >= BLACK_BOX_NET, _p_value(box, best)),)
     if net < BLACK_BOX_NET:
-        return Suspicions()
-    return Suspicions((
-        Flag(
+        return Suspicions(measured=measured)
+    flag = Flag(
             name, "warning", net, BLACK_BOX_NET,
             f"{box.name}, which sees no gradient, breaks {net:.0%} of the sources more than "
             f"{best.name} does",
             "look for what stops the gradient, and attack a surrogate without it",
             _only(panel, box, best),
-        ),
-    ))  # fmt: skip
+    )  # fmt: skip
+    return Suspicions((flag,), measured=measured)
 
 
 def _unbounded(panel: Siblings) -> Suspicions:
@@ -140,16 +142,16 @@ def _unbounded(panel: Siblings) -> Suspicions:
     for member in found:
         left &= ~_broken(member)
     share = float(left.mean()) if len(left) else 0.0
+    measured = (Measured("unbounded-budget", share, share > UNBOUNDED_LEFT),)
     if share <= UNBOUNDED_LEFT:
-        return Suspicions()
-    return Suspicions((
-        Flag(
+        return Suspicions(measured=measured)
+    flag = Flag(
             "unbounded-budget", "warning", share, UNBOUNDED_LEFT,
             f"{found[0].name} may change everything and leaves an accuracy of {share:.0%}",
             "look for what stops the gradient: any image can be reached within this budget",
             _samples(panel.ids[left]),
-        ),
-    ))  # fmt: skip
+    )  # fmt: skip
+    return Suspicions((flag,), measured=measured)
 
 
 def _absent(name: str, reason: str) -> Suspicions:

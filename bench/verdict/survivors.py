@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bench.base.types import DataInfo, Document, ThreatModel
 from bench.evidence.cells import Trial
-from bench.evidence.records import correct_sources, smallest
-from bench.measure.query import TOLERANCE
+from bench.evidence.records import Budgets, Ids, Mask, alone, correct, smallest, within
 from bench.plan.panel import Entry, Panel
-from bench.verdict.panel_flags import Mask, Sibling, Siblings
+from bench.verdict.panel_flags import Sibling, Siblings
 
 
 @dataclass(frozen=True)
@@ -28,18 +26,18 @@ class Subject:
 
     panel: Panel
     info: DataInfo
-    ids: npt.NDArray[np.int64]
+    ids: Ids
     trials: Sequence[Trial]
     expected: Sequence[Entry] = ()
     correct: Mask = field(init=False)
-    reach: Mapping[str, npt.NDArray[np.float64]] = field(init=False)
+    reach: Mapping[str, Budgets] = field(init=False)
 
     def __post_init__(self) -> None:
         threat, shape = self.threat(self.panel.budgets[-1]), self.info.shape
         done = {trial.id: trial.records for trial in self.trials if trial.records is not None}
         reach = {name: smallest(rows, self.ids, threat, shape) for name, rows in done.items()}
         object.__setattr__(self, "reach", reach)
-        object.__setattr__(self, "correct", correct_sources(list(done.values()), self.ids))
+        object.__setattr__(self, "correct", correct(list(done.values()), self.ids))
 
     def threat(self, budget: float) -> ThreatModel:
         """Return the threat model of one of the panel's budgets."""
@@ -60,9 +58,7 @@ class Subject:
 
     def broken(self, trial: Trial, budget: float) -> Mask:
         """Return which correctly classified sources a finished cell breaks within ``budget``."""
-        limit = self.threat(budget).budget
-        assert limit is not None  # Panel.threat
-        return np.asarray(self.reach[trial.id] <= limit + TOLERANCE)
+        return within(self.reach[trial.id], self.threat(budget))
 
     def survivors(self, budget: float, effort: int | None = None) -> Mask:
         """Return which sources no stored input within ``budget`` breaks, whoever made it.
@@ -115,13 +111,13 @@ class Subject:
             name: np.any([self.broken(trial, budget) for trial in group], axis=0)
             for name, group in together.items()
         }
-        times = np.sum(list(masks.values()), axis=0) if masks else np.zeros(len(self.ids))
+        only = alone(masks)
         found = [
             {
                 "attack": name,
                 "role": _role(together[name]),
                 "breaks": int(mask.sum()),
-                "only": int((mask & (times == 1)).sum()),
+                "only": int(only[name].sum()),
                 "cells": [t.id for t in together[name] if self.broken(t, budget).any()],
             }
             for name, mask in masks.items()

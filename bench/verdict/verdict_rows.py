@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.base.fingerprint import digest
-from bench.base.rows import DEFENSE, VerdictRow, attack_of, defense_of, warns
+from bench.base.rows import DEFENSE, ModelRow, VerdictRow, attack_of, defense_of, warns
 from bench.base.types import DataInfo, Document, Suspicions
 from bench.evidence.cells import Trial
 from bench.plan.matrix import MatrixConfig
@@ -29,7 +29,7 @@ from bench.verdict.survivors import Subject
 class Model:
     """One fitted model: its row of ``models.json``, its flags, its cells, the rows of its probe."""
 
-    row: Document
+    row: ModelRow
     suspicions: Suspicions
     trials: Sequence[Trial]
     probe: pd.DataFrame | None = None
@@ -140,7 +140,7 @@ class _Table:
                 "sources_needed": whole.sources_needed,
             }
         model = next(iter(seeds.values())).row
-        identity = {key: model[key] for key in DEFENSE}
+        identity = {key: value for key, value in model.items() if key in DEFENSE}
         place = {"norm": self.panel.norm, "at": budget}
         threat = self.panel.threat(budget, self.info.features)
         return {
@@ -172,7 +172,7 @@ class _Table:
                 not_evaluated=frozenset(suspicions.not_evaluated),
             )
         )
-        gradients = model.row.get("gradients") or {}
+        gradients: Mapping[str, Any] = model.row.get("gradients") or {}
         compared = table if complete and name != self.reference else None
         document = {
             "seed": seed,
@@ -229,7 +229,7 @@ class _Table:
         ]
 
 
-def defense_name(row: Document) -> str:
+def defense_name(row: Mapping[str, Any]) -> str:
     """Return the digest of what says which defense a row is about."""
     return digest({key: row[key] for key in DEFENSE})
 

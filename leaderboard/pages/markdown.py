@@ -9,6 +9,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.base.text import one_line
+from leaderboard.tables.autopsy import BENEATH, HIDDEN
 from leaderboard.tables.cells import percent
 
 # An underscore inside a word is no markup, and names are full of them.
@@ -49,4 +50,5 @@ def page(template: str, **values: Any) -> str:
         autoescape=False,  # noqa: S701 (the page is markdown: every value passes through escape)
     )
     jinja.filters.update(escape=escape, percent=percent, table=table)
+    jinja.globals.update(hidden=f"{100 * HIDDEN:g} points", beneath=f"{100 * BENEATH:g} points")
     return jinja.get_template(template).render(**values)

@@ -14,26 +14,28 @@ from typing import Any, Literal
 
 from bench.base.rows import CellRow, ModelRow
 from bench.base.types import Results, ThreatModel
+from bench.verdict.flags import COSINE
+from bench.verdict.panel_flags import NET
+from bench.verdict.rule import MARGIN
 from leaderboard.tables.cells import defense_labels, model_key, ordered, paired
 from leaderboard.tables.sweeps import View, view_of
 
 ATTACKS = {"jsma": "probs", "fgsm": "deployed"}
 """The attacks that can be opened up, and what each differentiates in a deployed model."""
 
-HIDDEN = 0.10
+HIDDEN = NET
 """Points that log-odds must gain before they count as hidden: honest networks lose at most 7 to
 the choice of the gradient attack (docs/verdict.md)."""
 
-BENEATH = 0.10
+BENEATH = MARGIN
 """Points below the undefended network that count as robustness: two networks that differ in their
 seed alone lie up to 7 points apart (docs/verdict.md)."""
 
 MOST = 0.5
 """Share of the failed attempts, or of the gradients, from which a cause is called the cause."""
 
-ALIGNED = 0.9
-"""Median cosine with the exact gradient below which a gradient points elsewhere
-(docs/verdict.md)."""
+ALIGNED = COSINE
+"""Median cosine with the exact gradient below which a gradient points elsewhere (docs/verdict.md)."""
 
 Finding = Literal[
     "underflow", "cancellation", "unexplained", "partly", "open", "nothing hidden", "few attempts",

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from bench.base.rows import SeedRow, VerdictRow, warns
+from bench.verdict.rule import MARGIN
 from leaderboard.tables.cells import UNDEFINED, labels, percent
 
 MEANING = (
-    "A defense **holds** where the worst of all attacks leaves at least 10 points more of the "
+    f"A defense **holds** where the worst of all attacks leaves at least {100 * MARGIN:g} points "
+    "more of the "
     "sources than on the undefended network, surely (the lower end of the paired 90 % interval of "
     "Δ), with no warning and at three training seeds; it is **broken** where it surely leaves less "
     "than that. It is **masked** where one attack of the panel beats another that should be as "

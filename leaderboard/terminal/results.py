@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.base.rows import CellRow, VerdictRow, attack_of, warns
 from bench.base.types import Results
+from bench.verdict.rule import MARGIN
 from leaderboard.tables.cells import Row, labels, success_table, threat_tables, troubles
 from leaderboard.tables.verdicts import raised, reasons, verdict_table, verdict_tables
 from leaderboard.terminal.say import grid, relative, say
@@ -51,7 +52,10 @@ def _show_verdicts(rows: Sequence[VerdictRow]) -> None:
             if row["verdict"] == "inconclusive":
                 say(f"inconclusive: {name}: {row['why']}", fg="yellow")
     if rows:
-        say("\nholds: surely 10 points above the undefended network against the whole panel;")
+        say(
+        points = f"{100 * MARGIN:g} points"
+        say(f"\nholds: surely {points} above the undefended network against the whole panel;")
+        )
         say("broken: surely not; masked: one attack fails by itself, its figure is no evidence.")
     for (name, advice), defenses in raised(rows).items():
         say(f"flag {name}: {_some(defenses)}; {advice}", fg="yellow")

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from bench.base.types import DataInfo, Document, Flag, Norm, Suspicions, ThreatModel
 from bench.evidence.cells import Trial
+from bench.evidence.records import smallest
 from bench.plan.matrix import MatrixConfig, parse_matrix
 from bench.plan.panel import Entry, Panel
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.verdict.ranking import rank_ranges
-from bench.verdict.survivors import Subject, smallest
+from bench.verdict.survivors import Subject
 from bench.verdict.verdict_rows import Model, verdict_rows
 
 N = 100
