@@ -35,7 +35,8 @@ MOST = 0.5
 """Share of the failed attempts, or of the gradients, from which a cause is called the cause."""
 
 ALIGNED = COSINE
-"""Median cosine with the exact gradient below which a gradient points elsewhere (docs/verdict.md)."""
+"""Median cosine with the exact gradient below which a gradient points elsewhere
+(docs/verdict.md)."""
 
 Finding = Literal[
     "underflow", "cancellation", "unexplained", "partly", "open", "nothing hidden", "few attempts",

@@ -52,10 +52,8 @@ def _show_verdicts(rows: Sequence[VerdictRow]) -> None:
             if row["verdict"] == "inconclusive":
                 say(f"inconclusive: {name}: {row['why']}", fg="yellow")
     if rows:
-        say(
         points = f"{100 * MARGIN:g} points"
         say(f"\nholds: surely {points} above the undefended network against the whole panel;")
-        )
         say("broken: surely not; masked: one attack fails by itself, its figure is no evidence.")
     for (name, advice), defenses in raised(rows).items():
         say(f"flag {name}: {_some(defenses)}; {advice}", fg="yellow")
