@@ -22,9 +22,10 @@ from attacks.kit.ball import (
     default_chunk,
     steepest,
 )
-from attacks.kit.model import Model, at_rest
+from attacks.kit.model import Model
 from attacks.kit.view import View
 from bench.base.types import Targets, ThreatModel
+from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 DUAL = {"linf": 1.0, "l2": 2.0}

@@ -70,6 +70,7 @@ def run_matrix(
     from bench.plugins import registry
     from bench.runner.prepare import prepare
     from bench.runner.processes import LocalExecutor, default_workers
+    from bench.runner.recheck import recheck
     from bench.runner.schedule import execute
 
     plan, settings, data = prepare(matrix, options)
@@ -77,7 +78,8 @@ def run_matrix(
     pool = LocalExecutor(settings, workers, options.cell_timeout)
     with _observer(plan, watch) as observer, pool as executor:
         progress = execute(plan, data, settings, executor, observer, options.fresh)
-    folder = RunFolder(settings.run)
+        folder = RunFolder(settings.run)
+        recheck(plan, folder, executor)
     results = _write(plan, data, folder, settings, progress)
     own = [registry.ATTACKS.document(registry.ATTACKS.make(s)) for s in plan.matrix.own_attacks()]
     return RunResult(settings.run, results, progress, own)

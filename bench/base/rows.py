@@ -112,6 +112,13 @@ class CellRow(ModelIdentity):
     forwards: Annotated[int | None, "forward passes of the attack, in rows"]
     backwards: Annotated[int | None, "backward passes of the attack, in rows"]
     zero_gradient_share: Annotated[float | None, "zero gradients over backward passes"]
+    round: NotRequired[Annotated[int, "of a closer: its round; 0 of all other cells"]]
+    differing: NotRequired[
+        Annotated[int | None, "rows that the attacked instance answers otherwise"]
+    ]
+    seen: NotRequired[
+        Annotated[int | None, "sources broken by an input that was asked about, not returned"]
+    ]
     flags: Annotated[list[FlagRow], "what is suspicious about the cell"]
 
 
@@ -150,6 +157,30 @@ class GradientsRow(TypedDict):
     answers_differ_samples: Annotated[list[int], "their sample ids"]
 
 
+class SuspicionRow(TypedDict):
+    """What the harness found when it suspected a model."""
+
+    gradient: Annotated[str, "`agrees`, or how the gradient is not that of the answers"]
+    where: Annotated[str | None, "at which base points that was found"]
+    step: Annotated[float | None, "at which step, in input units"]
+    value: Annotated[float | None, "share of the change that the gradient explains, or of rows"]
+    stochastic: Annotated[float, "share of rows that are answered otherwise at once"]
+    stateful: Annotated[float, "share answered otherwise after other questions, or by a copy"]
+    batch_dependent: Annotated[float, "share answered otherwise in another order or batch"]
+    no_answer: Annotated[float, "share at which no class wins with finite logits"]
+    surrogate: Annotated[float | None, "how often a surrogate answers as the model does"]
+    averages: Annotated[bool | None, "whether a surrogate is steadier than the model"]
+    shapes: Annotated[list[list[int]], "shapes of the weights that the answers depend on"]
+    errors: Annotated[dict[str, str], "what could not be measured, and why"]
+
+
+class RecheckRow(TypedDict):
+    """What came of asking a model again in a process of its own."""
+
+    differing: Annotated[dict[str, int], "rows answered otherwise than recorded, by cell"]
+    reason: Annotated[str | None, "why nothing came of it"]
+
+
 class ModelRow(ModelIdentity):
     """One object of `models.json`: a fitted model without an attack. All over the test split."""
 
@@ -174,6 +205,8 @@ class ModelRow(ModelIdentity):
     reliability: NotRequired[Annotated[list[BinRow], "the reliability curve"]]
     sensitivity: NotRequired[Annotated[SensitivityRow | None, "the input gradient"]]
     gradients: NotRequired[Annotated[GradientsRow, "what the flags on a model look at"]]
+    suspicion: NotRequired[Annotated[SuspicionRow, "whether gradient and answers are its own"]]
+    recheck: NotRequired[Annotated[RecheckRow | None, "asked again in a process of its own"]]
     flags: Annotated[list[FlagRow], "what is suspicious about the model"]
     not_evaluated: Annotated[dict[str, str], "flags that could not be looked at, and why"]
 

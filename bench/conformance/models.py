@@ -130,7 +130,7 @@ def _rebuild(defense: Defense, model: nn.Module, data: Dataset) -> str | None:
     network = registry.NETWORKS.make(NETWORK)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)  # other initial weights: nothing may depend on them
-        again = build(defense, network, data, _required(defense, data))
+        again = build(defense, network, data.info, _required(defense, data), data.train.x.device)
     again.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
     if defense.stochastic:
         return None

@@ -57,6 +57,10 @@ class RunFolder:
         """Document of a cell."""
         return self.root / "cells" / f"{node}.json"
 
+    def recheck(self, fit: str) -> Path:
+        """Document of what a model answered to all its inputs in a process of its own."""
+        return self.root / "rechecks" / f"{fit}.json"
+
     def top(self, name: str) -> Path:
         """Document of the whole run."""
         return self.root / name
@@ -77,7 +81,8 @@ class RunFolder:
 
     def folders(self) -> list[Path]:
         """Return the folder itself and those below that hold evidence."""
-        return [self.root, *(self.root / name for name in ("models", "probes", "cells"))]
+        below = ("models", "probes", "cells", "rechecks")
+        return [self.root, *(self.root / name for name in below)]
 
     def check_schema(self) -> None:
         """Raise UserError where the folder was written by a newer Retort."""

@@ -133,8 +133,9 @@ def _gradients(
     try:
         exact = _chunked(_log_odds, View(model, torch.float64), sources)
     except Exception as error:  # noqa: BLE001 (a model may hold constants of one dtype)
+        # What casts inside is held against the same gradient in its own precision.
         errors["float64"] = f"{type(error).__name__}: {error}"
-        return columns
+        exact = _chunked(_log_odds, View(model), sources)
     # Descending the loss is climbing the log-odds. Scaled first: a norm of 1e-30 squares to zero.
     loss, exact = -loss.double(), exact.double()
     loss, exact = (g / g.abs().amax(dim=1, keepdim=True).clamp(min=1e-300) for g in (loss, exact))

@@ -45,10 +45,20 @@ class View(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (batch, classes) of ``x`` (batch, *shape)."""
-        state = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        cast = {
-            name: value.to(self.dtype) if value.is_floating_point() else value
-            for name, value in state.items()
+        # One entry a module and name: a module may stand in several places, a tensor in several
+        # modules, and what is put in its place twice would not be taken out again.
+        state = {
+            f"{prefix}.{name}" if prefix else name: value
+            for prefix, module in self.model.named_modules()
+            for own in (module.named_parameters, module.named_buffers)
+            for name, value in own(recurse=False, remove_duplicate=False)
         }
-        logits: Tensor = torch.func.functional_call(self.model, cast, (x.to(self.dtype),))
+        made = {
+            id(value): value.to(self.dtype) if value.is_floating_point() else value
+            for value in state.values()
+        }
+        cast = {name: made[id(value)] for name, value in state.items()}
+        logits: Tensor = torch.func.functional_call(
+            self.model, cast, (x.to(self.dtype),), tie_weights=False
+        )
         return logits / self.temperature

@@ -18,6 +18,9 @@ from bench.plugins.recipes import find_recipe
 
 Kind = Literal["fit", "probe", "cell"]
 
+SCALE = 0.1
+"""At what distance, in input units, a model is looked at where no L∞ panel says one."""
+
 
 @dataclass(frozen=True)
 class Closes:
@@ -173,9 +176,11 @@ def _recipe(matrix: MatrixConfig, source: DataSource) -> str:
 def _probe_document(fit: str, matrix: MatrixConfig) -> Document:
     counts = [matrix.probe_samples, matrix.sources]
     samples = "all" if "all" in counts else max(counts)
+    budgets = [min(panel.budgets) for panel in matrix.panel if panel.norm == "linf"]
     return {
         "fit": fit,
         "samples": samples,
+        "scale": budgets[0] if budgets else SCALE,
         "sources": matrix.sources,
         "source_seed": matrix.source_seed,
     }

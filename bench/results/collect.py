@@ -66,6 +66,7 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
             "panels": [asdict(entry) for entry in plan.matrix.entries()],
             "fits": [folder.model(node.id).exists() for node in plan.of("fit")],
             "probes": [_files(Evidence(folder, "probe", node.id)) for node in plan.of("probe")],
+            "rechecks": [_recheck(folder, node.id) for node in plan.of("fit")],
             "cells": [
                 [node.id, _files(Evidence(folder, "cell", node.id))] for node in plan.of("cell")
             ],
@@ -93,7 +94,16 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
 
 def _files(evidence: Evidence) -> Document:
     document: Document = evidence.document if evidence.exists else {}
-    return {name: document.get(name) for name in ("outcome", "files", "queries", "errors")}
+    return {name: document.get(name) for name in ("outcome", "files", "queries", "errors", "differing", "suspicion")}
+
+
+def _recheck(folder: RunFolder, fit: str) -> Document | None:
+    """Return what came of asking a model again, None where it was not asked."""
+    try:
+        document = read_json(folder.recheck(fit))
+        return {name: document[name] for name in ("differing", "reason")}
+    except (DamagedError, KeyError, TypeError):
+        return None
 
 
 def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
@@ -109,7 +119,7 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
         fit = cell.node.needs["model"]
         rows.append(
             row(
-                {"id": cell.node.id, **identity(fits[fit]), **cell.identity()},
+                {"id": cell.node.id, **identity(fits[fit]), **cell.identity()} | cell.watched(),
                 cell.outcome,
                 cell.threat,
                 cell.summary
@@ -125,7 +135,15 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
         None if plan.matrix.sources == "all" else plan.matrix.sources, plan.matrix.source_seed
     ).tolist()
     models = [
-        cast("ModelRow", {"id": fit, **identity(fits[fit]), **probes[fit].model(sources)})
+        cast(
+            "ModelRow",
+            {
+                "id": fit,
+                **identity(fits[fit]),
+                **probes[fit].model(sources),
+                "recheck": _recheck(folder, fit),
+            },
+        )
         for fit in probes
     ]
     suspected = [_suspicions(row, models, info.classes) for row in models]
@@ -203,6 +221,19 @@ class _Cell:
         """Return what says which attack a row is about."""
         spec = self.node.document["attack"]
         return {"attack": spec["name"], "attack_params": spec["params"]}
+
+    def watched(self) -> Document:
+        """Return what the runner saw beside the attack's own words."""
+        closes = self.node.closes
+        seen = None
+        if self.records is not None:
+            rows = self.records[(self.records["status"] == "seen").to_numpy()]
+            seen = int(rows["misclassified"].sum())
+        return {
+            "round": closes.round if closes else 0,
+            "differing": self.evidence.document.get("differing"),
+            "seen": seen,
+        }
 
 
 def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:
@@ -305,5 +336,6 @@ class _Probe:
             "status": "done",
             "parameters": self.evidence.document["parameters"],
             "errors": self.evidence.document["errors"],
+            "suspicion": self.evidence.document["suspicion"],
             **summarise_model(self.records, sources),
         }

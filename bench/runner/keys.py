@@ -18,6 +18,7 @@ from bench.evidence.standing import Standing
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
+from bench.measure.suspicion import suspect
 from bench.plan.graph import Node, Plan
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
@@ -88,7 +89,7 @@ class Keys:
         return {
             **self._common(node),
             "model": self._model(node.needs["model"]),
-            "source": source_hash(probe),
+            "source": source_hash(probe, suspect),
             "samples": self._sample_document(_most(document, self.data), document["source_seed"]),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def prepare(
     )
     source = registry.DATASETS.make(Spec(plan.dataset["name"], plan.dataset["params"]))
     data = source.load(settings.data)
+    settings = replace(settings, info=data.info)
     check_files(plan)
     network = registry.NETWORKS.make(Spec(plan.network["name"], plan.network["params"]))
     try:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 from bench.base.types import Outcome
 from bench.runner.task import Report, Settings, Task
-from bench.runner.worker import initialise, run_task
+from bench.runner.worker import call, initialise, reason_of, run_task
+
+T = TypeVar("T")
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -29,6 +32,7 @@ class LocalExecutor:
         self.workers = workers
         self.timeout = timeout
         self._pool: ProcessPool | None = None
+        self._clean: ProcessPool | None = None
 
     def submit(self, task: Task) -> concurrent.futures.Future[Report]:
         """Start ``task``; the result is its report, as ``report`` reads it."""
@@ -44,6 +48,30 @@ class LocalExecutor:
             )
         timeout = self.timeout if task.kind == "cell" else None
         return self._pool.schedule(run_task, args=[task], timeout=timeout)
+
+    def fresh(self, work: Callable[..., T], *args: object) -> concurrent.futures.Future[T]:
+        """Call ``work(settings, *args)`` in a process that has done nothing before."""
+        if self._clean is None:
+            os.environ.update(dict.fromkeys(THREADS, "1"))
+            self._clean = ProcessPool(
+                self.workers,
+                max_tasks=1,
+                initializer=initialise,
+                initargs=(self.settings,),
+                context=_clean_context(self.settings.device_class),
+            )
+        return self._clean.schedule(call, args=[work, self.settings, *args], timeout=self.timeout)
+
+    def outcome(self, future: concurrent.futures.Future[T]) -> tuple[T | None, str | None]:
+        """Return what a call of ``fresh`` returned, or None and why there is nothing."""
+        try:
+            return future.result(), None
+        except concurrent.futures.TimeoutError:
+            return None, f"timed out after {self.timeout:g} s"
+        except ProcessExpired as error:
+            return None, f"its process died with exit code {error.exitcode}"
+        except Exception as error:  # noqa: BLE001 (other people's code, in another process)
+            return None, reason_of(error)
 
     def report(self, future: concurrent.futures.Future[Report]) -> Report:
         """Return the report of a finished future; a time-out or a death is a failed one."""
@@ -66,10 +94,20 @@ class LocalExecutor:
         trace: TracebackType | None,
     ) -> None:
         """End the processes: at once where the run was interrupted."""
-        if self._pool is not None:
-            end = self._pool.close if kind is None else self._pool.stop
-            end()  # type: ignore[no-untyped-call]
-            self._pool.join()
+        for pool in (self._pool, self._clean):
+            if pool is not None:
+                end = pool.close if kind is None else pool.stop
+                end()  # type: ignore[no-untyped-call]
+                pool.join()
+
+
+def _clean_context(device: str) -> Any:
+    """Return a way to start a process that costs little: a copy of one that has only imported."""
+    if device != "cpu" or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.runner.worker"])
+    return context
 
 
 def default_workers(device: str) -> int:

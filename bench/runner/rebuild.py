@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.base.files import read_json, read_tensors
 from bench.base.fingerprint import digest
-from bench.base.types import Document, spec_of
+from bench.base.types import DataInfo, Document, spec_of
 from bench.evidence.folder import RunFolder
 from bench.measure.cell import Sources
 from bench.measure.probes import Probe, Samples, probe
@@ -37,6 +37,13 @@ class Rebuilder:
         document = read_json(self.folder.model(fit_id))
         weights = read_tensors(self.folder.weights(fit_id), document["weights"])
         return self._assemble(document["key"]["document"], weights)
+
+    def info(self, fit_id: str) -> DataInfo:
+        """Return the facts of a fit's data set, which is loaded only where none are set."""
+        if self.settings.info is not None:
+            return self.settings.info
+        document = read_json(self.folder.model(fit_id))["key"]["document"]
+        return self.data(document["dataset"]).info
 
     def fitted(self, needs: Mapping[str, str]) -> Mapping[str, nn.Module]:
         """Return the fitted models that a plugin requires, by role, rebuilt when asked for."""
@@ -68,9 +75,9 @@ class Rebuilder:
     ) -> tuple[Defense, nn.Module]:
         defense = make_defense(document)
         network = registry.NETWORKS.make(spec_of(document["network"]))
-        model = build(
-            defense, network, self.data(document["dataset"]), self.fitted(document["requires"])
-        )
+        info = self.settings.info or self.data(document["dataset"]).info
+        fitted = self.fitted(document["requires"])
+        model = build(defense, network, info, fitted, self.device)
         model.load_state_dict(weights)
         return defense, model
 

@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.base.types import Document, Outcome
+from bench.base.types import DataInfo, Document, Outcome
 from bench.plan.graph import Kind
 from bench.plugins.contracts import DataSettings
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every worker of a run shares."""
+    """What every worker of a run shares.
+
+    ``info``: what a network has to know of the data, so that a model can be built without them.
+    """
 
     run: Path
     cache: Path
     data: DataSettings
     device: str = "cpu"
+    info: DataInfo | None = None
     plugins: tuple[str, ...] = ()
 
     @property

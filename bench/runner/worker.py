@@ -9,9 +9,10 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,17 +31,21 @@ from bench.base.files import (
 from bench.base.fingerprint import digest
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
 from bench.evidence.folder import RunFolder
+from bench.measure.average import Average
 from bench.measure.cell import Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError, predict
+from bench.measure.suspicion import suspect
 from bench.plugins import discovery as doors
 from bench.plugins import registry
-from bench.plugins.contracts import AttackContext
+from bench.plugins.contracts import AttackContext, Defense
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
 from bench.runner.rebuild import Rebuilder, make_defense
 from bench.runner.task import Report, Settings, Task
 from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError
+
+T = TypeVar("T")
 
 
 def initialise(settings: Settings) -> None:
@@ -82,6 +87,13 @@ def run_task(task: Task) -> Report:
         return _broken
     assert _worker is not None, "initialise was not called"
     return _worker.run(task)
+
+
+def call(work: Callable[..., T], *args: object) -> T:
+    """Return ``work(*args)`` in this worker process; raises where the process could not start."""
+    if _broken is not None:
+        raise RuntimeError(_broken.outcome.reason)
+    return work(*args)
 
 
 def _redirect(log: Path) -> None:
@@ -171,14 +183,25 @@ class Worker:
         return weights
 
     def _probe(self, task: Task) -> None:
-        _, model = self.models.load_model(task.needs["model"])
+        fit_id = task.needs["model"]
+        defense, model = self.models.load_model(fit_id)
         data = self.models.data(self._fit_document(task)["dataset"])
+        sources = self.models.sources(task.document, data)
+        suspicion = suspect(
+            lambda: self.models.load_model(fit_id)[1],
+            lambda module: attacked(defense, module),
+            sources.x,
+            sources.y,
+            task.document["scale"],
+            seed=sources.seed,
+        )
         found = self.models.probe(model, task.document, data)
         self._timings[f"inference:{task.needs['model']}"] = _inference(model, data)
         path = self.folder.probe(task.id)
         files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
         size = {"parameters": sum(weight.numel() for weight in model.parameters())}
-        write_json(path, {**_node_document(task, files), "errors": found.errors, **size})
+        told = {"errors": found.errors, "suspicion": suspicion.document(), **size}
+        write_json(path, {**_node_document(task, files), **told})
 
     def _cell(self, task: Task) -> None:
         fit_id = task.needs["model"]
@@ -194,7 +217,7 @@ class Worker:
         subject = Subject(
             model,
             anew=lambda: self.models.load_model(fit_id)[1],
-            surrogate=defense.surrogate(model) if attack.access == "gradients" else None,
+            surrogate=attacked(defense, model) if attack.access == "gradients" else None,
             draws=DRAWS if defense.stochastic else 1,
             most_passes=task.document.get("most_passes"),
         )
@@ -223,6 +246,12 @@ def _inference(model: nn.Module, data: Dataset) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
+
+
+def attacked(defense: Defense, model: nn.Module) -> nn.Module:
+    """Return what a gradient attack differentiates: of a stochastic defense an average of draws."""
+    subject = defense.surrogate(model)
+    return Average(subject) if defense.stochastic else subject
 
 
 def attack_seed(document: Document) -> int:

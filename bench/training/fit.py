@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from bench.base.types import Spec
+from bench.base.types import DataInfo, Spec
 from bench.plugins.contracts import Attack, BuildContext, Defense, FitContext, Network
 from bench.plugins.data import Dataset, Split
 from bench.plugins.recipes import Objective, Recipe
@@ -26,13 +26,17 @@ def derive_seed(seed: int, name: str) -> int:
 
 
 def build(
-    defense: Defense, network: Network, data: Dataset, fitted: Mapping[str, nn.Module]
+    defense: Defense,
+    network: Network,
+    info: DataInfo,
+    fitted: Mapping[str, nn.Module],
+    device: torch.device,
 ) -> nn.Module:
-    """Return the untrained module of ``defense``, in eval mode, on the device of ``data``."""
-    module = defense.build(BuildContext(data.info, fitted, partial(network.build, data.info)))
+    """Return the untrained module of ``defense``, in eval mode, on ``device``."""
+    module = defense.build(BuildContext(info, fitted, partial(network.build, info)))
     if not isinstance(module, nn.Module):
         raise TypeError(f"build must return a torch.nn.Module, got {type(module).__name__}")
-    return module.to(data.train.x.device).eval()
+    return module.to(device).eval()
 
 
 def fit(
@@ -46,8 +50,8 @@ def fit(
 ) -> nn.Module:
     """Build ``defense`` and let it learn from the training split (``seed``: ``derive_seed``)."""
     torch.manual_seed(seed)
-    model = build(defense, network, data, fitted)
     device = data.train.x.device
+    model = build(defense, network, data.info, fitted, device)
     generator = torch.Generator(device).manual_seed(seed)
     loop = partial(_train, recipe=recipe, generator=generator, validation=data.validation)
     context = FitContext(data.info, fitted, data.validation, recipe, generator, loop, make_attack)
