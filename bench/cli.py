@@ -16,7 +16,7 @@ import typer
 from bench.base.rows import warns
 from bench.base.text import plain
 from bench.base.types import DamagedError, UserError
-from bench.compose import RunResult, run_matrix
+from bench.compose import RunResult, run_matrix, run_prepared
 
 if TYPE_CHECKING:
     from bench.base.rows import FlagRow
@@ -256,7 +256,7 @@ def verify_command(
         asked = recorded_device(run_folder) if device == "auto" else device
         chosen = choose_device("auto" if asked == "cuda" and device == "auto" else asked)
         data = DataSettings(data_dir, default_cache().absolute(), offline)
-        found = verify(run_folder, render, chosen, data)
+        found = verify(run, render, chosen, data)
         show_verification(run, found)
         return 1 if found.differences else 0
 
@@ -302,12 +302,13 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
 
         said = load_claim(claim)
         chosen = replace(options, out=out or Path("runs") / f"claim-{said.name}")
-        _, _, data = prepare(said.matrix(), chosen)
-        said.check(data.info)
-        result = run_matrix(said.matrix(), chosen, watch=True)
-        answer = read_answer(said, read_run(result.folder), data.info)
+        prepared = prepare(said.matrix(), chosen)
+        info = prepared[2].info
+        said.check(info)
+        result = run_prepared(prepared, chosen, watch=True)
+        answer = read_answer(said, read_run(result.folder), info)
         write_json(result.folder / "claim.json", answer.document())
-        show_answer(answer, said.threat.model(data.info.features), result.folder)
+        show_answer(answer, said.threat.model(info.features), result.folder)
         return 1 if answer.word == "refuted" else _status(result, fail_on_flag=False)
 
     _guard(command, debug)

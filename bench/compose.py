@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bench.base.types import Document, Results
     from bench.plan.graph import Plan
     from bench.plan.options import RunOptions
+    from bench.plugins.data import Dataset
     from bench.runner.schedule import Progress
     from bench.runner.task import Settings
 
@@ -66,14 +67,22 @@ def run_matrix(
     matrix: str | Path | dict[str, Any], options: RunOptions, watch: bool = False
 ) -> RunResult:
     """Plan and carry out a matrix, and write its folder; ``watch`` shows progress bars."""
+    from bench.runner.prepare import prepare
+
+    return run_prepared(prepare(matrix, options), options, watch)
+
+
+def run_prepared(
+    prepared: tuple[Plan, Settings, Dataset], options: RunOptions, watch: bool = False
+) -> RunResult:
+    """Carry out what ``prepare`` returned for the same ``options``, and write its folder."""
     from bench.evidence.folder import RunFolder
     from bench.plugins import registry
-    from bench.runner.prepare import prepare
     from bench.runner.processes import LocalExecutor, default_workers
     from bench.runner.recheck import recheck
     from bench.runner.schedule import execute
 
-    plan, settings, data = prepare(matrix, options)
+    plan, settings, data = prepared
     workers = options.workers or default_workers(settings.device)
     pool = LocalExecutor(settings, workers, options.cell_timeout)
     with _observer(plan, watch) as observer, pool as executor:

@@ -19,7 +19,7 @@ from bench.base.files import file_hash, read_json
 from bench.base.json_changes import changes
 from bench.base.types import DamagedError, Document, Results, UserError
 from bench.evidence.environment import device_name
-from bench.evidence.finished_run import FinishedRun, read_run
+from bench.evidence.finished_run import FinishedRun
 from bench.plan.graph import make_plan, node_id
 from bench.plugins.contracts import DataSettings
 from bench.results.collect import collect
@@ -36,14 +36,13 @@ ROUNDING = 1e-9
 """Relative slack on aggregates made on another machine, where sums may run in another order."""
 
 
-def verify(root: Path, render: Render, device: str, data: DataSettings) -> Verification:
-    """Make everything in the results folder ``root`` again and hold it against what is stored.
+def verify(run: FinishedRun, render: Render, device: str, data: DataSettings) -> Verification:
+    """Make everything in the folder of ``run`` again and hold it against what is stored.
 
     Plugins must be loaded. Exact on the machine model, device class and torch version of the run;
-    elsewhere the tolerances of ``bench.audit.verify_rows`` apply. Raises UserError where ``root``
-    is no finished run, or where a plugin or the data set is missing here.
+    elsewhere the tolerances of ``bench.audit.verify_rows`` apply. Raises UserError where a plugin
+    or the data set is missing here.
     """
-    run = read_run(root)
     settings = Settings(run.folder.root, data.cache_dir or run.folder.root, data, device)
     with _as_a_worker():
         models = Rebuilder(settings)
