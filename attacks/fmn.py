@@ -99,7 +99,7 @@ def fmn(  # noqa: PLR0913 - the public signature: every parameter of the attack 
         standing = torch.arange(len(x), device=x.device)
         for rows in torch.split(standing, chunk or default_chunk(x)) if len(x) else ():
             clean, delta = view.clean[rows], torch.zeros_like(view.clean[rows])
-            radius = clean.new_full((len(rows), 1), torch.inf)
+            radius = clean.new_zeros((len(rows), 1))
             for step in range(steps + 1):
                 point = (clean + delta).clamp(0, 1)
                 delta = point - clean
@@ -121,8 +121,8 @@ def fmn(  # noqa: PLR0913 - the public signature: every parameter of the attack 
                 slope = torch.linalg.vector_norm(gradient, DUAL[norm], 1, keepdim=True)
                 linear = _length(delta, norm) - margin[:, None] / slope.clamp(min=TINY)
                 shrunk = torch.minimum(radius, best_length) * (1 - change)
-                grown = torch.where(best_length.isinf(), linear, radius) * (1 + change)
-                radius = torch.where(margin[:, None] > 0, shrunk, grown)
+                wider = torch.where(best_length.isinf(), torch.maximum(radius, linear), radius)
+                radius = torch.where(margin[:, None] > 0, shrunk, wider * (1 + change))
                 moved = delta + step_size * wave * steepest(gradient, "l2")
                 delta = _within(moved, radius, norm)
     success = distance <= (torch.finfo(distance.dtype).max if eps is None else eps)
