@@ -177,7 +177,7 @@ class SuspicionRow(TypedDict):
 class RecheckRow(TypedDict):
     """What came of asking a model again in a process of its own."""
 
-    differing: Annotated[dict[str, int], "rows answered otherwise than recorded, by cell"]
+    differing: Annotated[dict[str, int] | None, "rows answered otherwise than recorded, by cell"]
     reason: Annotated[str | None, "why nothing came of it"]
 
 
@@ -232,6 +232,7 @@ class SeedRow(TypedDict):
     naive: Annotated[float | None, "share that survives the naive attack"]
     drop: Annotated[float | None, "naive minus worst case"]
     moved: Annotated[float | None, "by how much a greater effort lowers the worst case"]
+    unsettled: NotRequired[Annotated[float, "by how much the last round of closers lowered it"]]
     broken_by: Annotated[list[BreakerRow], "who broke it, most breaks first"]
     undefended: Annotated[float | None, "worst case of the undefended network"]
     delta: Annotated[float | None, "Δ, the worst case minus the undefended network's"]

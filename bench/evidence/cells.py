@@ -78,6 +78,11 @@ NOTHING_LEFT = "too little is left for it to matter"
 """Why a closer is skipped; it is no gap in the panel."""
 
 
+def nothing_left(outcome: Outcome) -> bool:
+    """Return whether a closer did not run because too few sources stood."""
+    return outcome.status == "skipped" and (outcome.reason or "").startswith(NOTHING_LEFT)
+
+
 @dataclass(frozen=True)
 class Trial:
     """One cell: its row of ``results.json``, its records (None where it is not done).
@@ -108,7 +113,7 @@ class Trial:
 
     def trouble(self) -> str | None:
         """Return why the cell did not do its work, or None."""
-        if self.row["status"] == "skipped" and str(self.row["reason"]).startswith(NOTHING_LEFT):
+        if nothing_left(Outcome(self.row["status"], self.row["reason"])):
             return None
         if self.row["status"] != "done":
             return f"{self.label} {self.row['status']}: {self.row['reason']}"

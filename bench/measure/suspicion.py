@@ -152,7 +152,7 @@ def _surrogate(model: nn.Module, subject: nn.Module, x: Tensor, classes: int) ->
 
 
 def _shapes(model: nn.Module, x: Tensor) -> list[list[int]]:
-    """Return the shapes of the weights that an answer has a gradient for, ascending."""
+    """Return the shapes of the weights that an answer has a gradient for, or of all, ascending."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
     flags = [weight.requires_grad for weight in weights]
     try:
@@ -161,7 +161,7 @@ def _shapes(model: nn.Module, x: Tensor) -> list[list[int]]:
         with torch.enable_grad():
             logits = model(x[:1])
         if not logits.requires_grad:
-            return []
+            return sorted(list(weight.shape) for weight in weights)
         found = torch.autograd.grad(logits.float().sum(), weights, allow_unused=True)
     except RuntimeError:
         return []

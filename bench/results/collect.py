@@ -21,7 +21,7 @@ from bench.base.types import (
     ThreatModel,
     spec_of,
 )
-from bench.evidence.cells import Evidence, Trial
+from bench.evidence.cells import Evidence, Trial, nothing_left
 from bench.evidence.finished_run import read_results
 from bench.evidence.folder import RunFolder
 from bench.measure.logits import without as without_logits
@@ -94,7 +94,10 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
 
 def _files(evidence: Evidence) -> Document:
     document: Document = evidence.document if evidence.exists else {}
-    return {name: document.get(name) for name in ("outcome", "files", "queries", "errors", "differing", "suspicion")}
+    return {
+        name: document.get(name)
+        for name in ("outcome", "files", "queries", "errors", "differing", "suspicion")
+    }
 
 
 def _recheck(folder: RunFolder, fit: str) -> Document | None:
@@ -104,6 +107,10 @@ def _recheck(folder: RunFolder, fit: str) -> Document | None:
         return {name: document[name] for name in ("differing", "reason")}
     except (DamagedError, KeyError, TypeError):
         return None
+
+
+STATED = ("outcome", "files", "queries", "errors", "differing", "suspicion")
+"""What the rows take from the document of a node."""
 
 
 def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
@@ -216,11 +223,18 @@ class _Cell:
             records = self.evidence.records()
             self.records = records if logits else without_logits(records)
             self.summary = summarise(self.records, self.threat, info.features)
+            if node.closes:  # it was given what others left: a share of that is no accuracy
+                self.summary |= {"robust_accuracy": None, "robust_ci": None}
 
     def identity(self) -> Document:
         """Return what says which attack a row is about."""
         spec = self.node.document["attack"]
         return {"attack": spec["name"], "attack_params": spec["params"]}
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the cell should have broken sources, and did not come to it."""
+        return self.records is None and not nothing_left(self.outcome)
 
     def watched(self) -> Document:
         """Return what the runner saw beside the attack's own words."""
@@ -242,7 +256,13 @@ def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:
     Where an attack has no such parameter, or none shares its value, against the first of all.
     """
     fit, output = cell.node.needs["model"], cell.output
-    siblings = [c for c in cells if c.node.needs["model"] == fit and c.threat == cell.threat]
+    siblings = [
+        c
+        for c in cells
+        if c.node.needs["model"] == fit and c.threat == cell.threat and not c.node.closes
+    ]
+    if cell.node.closes:
+        return dict.fromkeys(DISAGREEMENT)
     first = next((c for c in siblings if output and c.output == output), siblings[0])
     if first is cell or first.records is None or cell.records is None:
         return dict.fromkeys(DISAGREEMENT)
@@ -255,6 +275,8 @@ def _paired(cell: _Cell, cells: list[_Cell], fits: Mapping[str, Node]) -> Docume
     The difference of the success rates over their common attempts, or None where there is none.
     """
     fit = fits[cell.node.needs["model"]]
+    if cell.node.closes:
+        return None  # two closers are given other sources
     for other in cells:
         reference = fits[other.node.needs["model"]]
         if (
@@ -284,7 +306,7 @@ def _worst_cases(cells: list[_Cell], info: DataInfo) -> dict[tuple[str, ThreatMo
 
 def _worst_case(siblings: list[_Cell], threat: ThreatModel, info: DataInfo) -> Document:
     # A failed or skipped cell leaves the worst case unknown: a crash must not look like robustness.
-    if any(cell.records is None and cell.threat == threat for cell in siblings):
+    if any(cell.unknown and cell.threat == threat for cell in siblings):
         return {"worst_case": None, "worst_case_ci": None}
     records = [cell.records for cell in siblings if cell.records is not None]
     return worst_case(records, threat, info.shape)
@@ -297,7 +319,10 @@ def row(
     """Return one row: who met whom, how it ended, the metrics, the flags."""
     metrics = {name: summary.get(name) for name in METRICS}
     model = {name: probe.get(name) for name in MODEL_METRICS}
-    flags = cell_flags(summary, probe, threat, classes) if outcome.status == "done" else []
+    flags = []
+    if outcome.status == "done":
+        watched = (identity.get(name) or 0 for name in ("differing", "seen"))
+        flags = cell_flags(summary, probe, threat, classes, *watched)
     made = {
         **identity,
         "threat": {"norm": threat.norm, "budget": threat.budget, "unit": threat.unit},

@@ -50,8 +50,9 @@ def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor) -> None:
         if not stands:
             waiting[fit.id] = (key, executor.fresh(answers, fit.id, list(cells)))
     for fit_id, (key, future) in waiting.items():
-        found, reason = executor.outcome(future)
-        document = {"key": key, "differing": found or {}, "reason": reason}
+        asked = executor.outcome(future)
+        differing, reason = asked
+        document = {"key": key, "differing": differing, "reason": reason}
         write_json(folder.recheck(fit_id), document)
 
 

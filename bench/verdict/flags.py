@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.base.rows import ModelRow
-from bench.base.types import Document, Flag, Measured, Suspicions, ThreatModel
+from bench.base.rows import ModelRow, RecheckRow, SuspicionRow
+from bench.base.types import Document, Flag, Measured, Severity, Suspicions, ThreatModel
+from bench.measure.difference import LEAST, ROWS
 from bench.plugins.contracts import NOT_SUBMITTED
 
 FEW_SOURCES = 60
@@ -28,12 +29,25 @@ ACCURACY_LOSS = 0.1
 """Of one model: thresholds of its gradients, its outputs and its clean accuracy."""
 
 
-def cell_flags(summary: Document, probe: Document, threat: ThreatModel, classes: int) -> list[Flag]:
-    """Return what is suspicious about one cell, given its metrics and its model's."""
+def cell_flags(
+    summary: Document,
+    probe: Document,
+    threat: ThreatModel,
+    classes: int,
+    differing: int = 0,
+    seen: int = 0,
+) -> list[Flag]:
+    """Return what is suspicious about one cell, given its metrics and its model's.
+
+    ``differing``: rows that the attacked instance answers otherwise than the judging one; ``seen``:
+    sources broken by an input that an untargeted attack asked about and did not return.
+    """
     found = [
         _invalid(summary),
         _no_op(summary, threat),
         _not_submitted(summary),
+        _differing(differing),
+        _seen(summary, seen),
         _chance(probe, classes),
         _few(summary),
     ]
@@ -49,6 +63,27 @@ def _invalid(summary: Document) -> Flag | None:
         f"{count} of {attempts} outputs are not finite, leave the box or exceed the budget, "
         "and count as failures",
         "mend the attack: its own report of success cannot be trusted",
+    )  # fmt: skip
+
+
+def _differing(rows: int) -> Flag | None:
+    if not rows:
+        return None
+    return Flag(
+        "judged-differently", "error", float(rows), 0.0,
+        f"the instance that was attacked answers {rows} rows otherwise than another one of the "
+        "same weights",
+        "let the answer follow from weights and input alone",
+    )  # fmt: skip
+
+
+def _seen(summary: Document, seen: int) -> Flag | None:
+    if not seen:
+        return None
+    return Flag(
+        "found-not-returned", "info", seen / max(1, summary["sources"]), 0.0,
+        f"the attack asked about inputs that break {seen} sources, and returned others",
+        "what was asked about counts in the worst case; let the attack return the best it saw",
     )  # fmt: skip
 
 
@@ -95,8 +130,16 @@ class ModelFacts:
     reference: float | None = None
 
 
+NO_ANSWER_SHARE = 0.05
+"""Above this share of rows at which no class wins, silence is what the model does."""
+
+ALIKE = 0.9
+"""How often a surrogate must answer as its model does."""
+
 MODEL_FLAGS = (
-    "zero-gradient", "gradient-direction", "stochastic", "probabilities", "chance", "accuracy-loss",
+    "zero-gradient", "gradient-direction", "gradient-mismatch", "stochastic", "stateful",
+    "batch-dependent", "judged-differently", "no-answer", "surrogate", "probabilities", "chance",
+    "accuracy-loss",
 )  # fmt: skip
 
 
@@ -113,12 +156,107 @@ def model_flags(facts: ModelFacts) -> Suspicions:
         _accuracy_loss(facts),
     ]
     others = Suspicions(tuple(flag for flag in found if flag), _unknown(facts))
-    return gradient_flags(model) + others
+    return gradient_flags(model) + suspicion_flags(facts) + others
 
 
 def gradient_flags(model: ModelRow) -> Suspicions:
     """Return what the gradients of one fitted model say, with the figures that were looked at."""
     return _zero_gradient(model) + _direction(model)
+
+
+def suspicion_flags(facts: ModelFacts) -> Suspicions:
+    """Return what the harness found when it suspected a model (``bench.measure.suspicion``)."""
+    found = facts.model.get("suspicion")
+    if found is None:
+        return Suspicions()
+    if facts.stochastic:  # such a model answers otherwise every time, and is judged by many draws
+        found = {**found, "stateful": 0.0, "batch_dependent": 0.0}
+    rows = [
+        _share("stateful", "error", found["stateful"], "are answered otherwise after other "
+               "questions, or by another instance of the same weights",
+               "keep no state between calls: what a model answers must follow from its input"),
+        _share("batch-dependent", "error", found["batch_dependent"], "are answered otherwise in "
+               "another order, batch or mode",
+               "let every row's answer depend on that row alone"),
+        _no_answer(found["no_answer"]),
+        _surrogate(found),
+        _judged_differently(facts.model.get("recheck")),
+    ]  # fmt: skip
+    flags = tuple(flag for flag in rows if flag is not None)
+    unknown = {}
+    if "answers" in found["errors"]:
+        unknown["batch-dependent"] = found["errors"]["answers"]
+    return _mismatch(found) + Suspicions(flags, unknown)
+
+
+def _share(name: str, severity: Severity, share: float, what: str, advice: str) -> Flag | None:
+    if not share:
+        return None
+    return Flag(name, severity, share, 0.0, f"{share:.0%} of the rows {what}", advice)
+
+
+def _mismatch(found: SuspicionRow) -> Suspicions:
+    name, kind = "gradient-mismatch", found["gradient"]
+    if kind == "unknown":
+        reason = found["errors"].get(name, "the answers moved too little to tell")
+        return Suspicions((), {name: reason})
+    value = 1.0 if found["value"] is None else found["value"]
+    measured = (Measured(name, value, kind != "agrees"),)
+    if kind == "agrees":
+        return Suspicions(measured=measured)
+    at = "" if found["step"] is None else f" at steps of {found['step']:.3g}"
+    words = {
+        "foreign": f"explains {value:.0%} of how the answers move{at}: it is not theirs",
+        "shattered": f"explains {value:.0%} of how the answers move{at}, though it does at 1e-6",
+        "partial": f"does not explain how the answers move{at} on {value:.0%} of the rows",
+        "broken": f"is missing or no number on {value:.0%} of the rows",
+    }
+    flag = Flag(
+        name, "warning", value, LEAST[0] if kind in ("foreign", "shattered") else ROWS,
+        f"the gradient {words[kind]} (at {found['where']})",
+        "attack a surrogate whose gradient is that of the answers over the budget: an average of "
+        "the neighbourhood, or a network taught by the answers",
+    )  # fmt: skip
+    return Suspicions((flag,), measured=measured)
+
+
+def _no_answer(share: float) -> Flag | None:
+    if not share:
+        return None
+    return Flag(
+        "no-answer", "warning" if share >= NO_ANSWER_SHARE else "info", share, NO_ANSWER_SHARE,
+        f"at {share:.0%} of the rows within the budget no class wins with finite logits",
+        "an answer that is none counts as an error: name a class for every input",
+    )  # fmt: skip
+
+
+def _surrogate(found: SuspicionRow) -> Flag | None:
+    alike = found["surrogate"]
+    if alike is None or (alike >= ALIKE and found["averages"] is not False):
+        return None
+    why = f"answers as the model does on {alike:.0%} of the rows"
+    if found["averages"] is False:
+        why += ", and no more steadily than one draw"
+    return Flag(
+        "surrogate", "error", alike, ALIKE,
+        f"what gradient attacks are given instead of the model {why}",
+        "give the defense a surrogate that is the model's average, or its differentiable likeness",
+    )  # fmt: skip
+
+
+def _judged_differently(found: RecheckRow | None) -> Flag | None:
+    if found is None:
+        return None
+    rows = sum((found["differing"] or {}).values())
+    if not rows and found["reason"] is None:
+        return None
+    told = found["reason"] or f"answers {rows} recorded inputs otherwise than it did"
+    return Flag(
+        "judged-differently", "error", float(rows), 0.0,
+        f"asked again in a process of its own, the model {told}",
+        "let the answer follow from weights and input alone: no memory in a class, a module or a "
+        "file, no clock",
+    )  # fmt: skip
 
 
 def _unknown(facts: ModelFacts) -> dict[str, str]:
@@ -169,16 +307,18 @@ def _direction(model: ModelRow) -> Suspicions:
 
 def _stochastic(facts: ModelFacts) -> Flag | None:
     gradients = facts.model["gradients"]
-    share = gradients["answers_differ"] or 0.0
+    found = facts.model.get("suspicion")
+    at_once = found["stochastic"] if found else 0.0
+    share = max(gradients["answers_differ"] or 0.0, at_once)
     if not share and not facts.stochastic:
         return None
     return Flag(
-        "stochastic", "info" if facts.adaptive else "warning", share, 0.0,
+        "stochastic", "info" if facts.stochastic else "warning", share, 0.0,
         f"the same query answers differently on {share:.0%} of the sources"
         + (", as declared" if facts.stochastic else ", which is not declared"),
-        "the defense's surrogate was attacked; repeat with other attack seeds"
-        if facts.adaptive
-        else "give the defense a surrogate that averages at least 20 draws, and attack that",
+        "gradient attacks follow an average of draws, and several draws judge"
+        if facts.stochastic
+        else "declare it: then gradient attacks follow an average, and several draws judge",
         tuple(gradients["answers_differ_samples"]),
     )  # fmt: skip
 

@@ -59,12 +59,13 @@ def panel_flags(panel: Siblings, missing: Sequence[str]) -> Suspicions:
 
     ``missing``: the panel's cells that failed, were skipped or changed nothing, in words. Under
     L0 JSMA's two outputs are compared, and a black box with the best gradient attack, for there
-    greedy attacks are beaten on honest networks too; elsewhere the naive attack with all others.
+    greedy attacks are beaten on honest networks too; elsewhere the naive attack with all others,
+    and the black box with the best gradient attack by the smaller margin.
     """
     checks = (
         [_log_odds_beats_probs(panel), _black_box(panel)]
         if panel.norm == "l0"
-        else [_naive_beaten(panel), _unbounded(panel)]
+        else [_naive_beaten(panel), _black_box(panel), _unbounded(panel)]
     )
     found = sum(checks, Suspicions())
     if not missing:
@@ -77,7 +78,8 @@ def panel_flags(panel: Siblings, missing: Sequence[str]) -> Suspicions:
 
 
 def _naive_beaten(panel: Siblings) -> Suspicions:
-    others = panel.of("log-odds", "strong", "black-box", "transfer", "noise")
+    # Not the attacks with another loss: on honest networks that alone gains eleven points.
+    others = panel.of("log-odds", "black-box", "transfer", "noise")
     return _beaten("naive-beaten", panel, panel.of("naive"), others)
 
 
@@ -121,11 +123,12 @@ def _black_box(panel: Siblings) -> Suspicions:
     best = max(followers, key=lambda member: int(_broken(member).sum()))
     box = max(boxes, key=lambda member: int(_broken(member).sum()))
     net = _net(box, best)
-    measured = (Measured(name, net, net >= BLACK_BOX_NET, _p_value(box, best)),)
-    if net < BLACK_BOX_NET:
+    least = BLACK_BOX_NET if panel.norm == "l0" else NET
+    measured = (Measured(name, net, net >= least, _p_value(box, best)),)
+    if net < least:
         return Suspicions(measured=measured)
     flag = Flag(
-            name, "warning", net, BLACK_BOX_NET,
+            name, "warning", net, least,
             f"{box.name}, which sees no gradient, breaks {net:.0%} of the sources more than "
             f"{best.name} does",
             "look for what stops the gradient, and attack a surrogate without it",

@@ -20,13 +20,19 @@ POWER = 0.2
 SEEDS = 3
 """Training seeds that ``holds`` needs."""
 
-BLOCKING = ("chance", "probabilities", "stochastic")
-"""Flags after which nothing can be said (``stochastic``: as a warning, without a surrogate)."""
+SETTLED = 0.01
+"""By how much less the last round of closers may move W: one source of a hundred is too much."""
+
+BLOCKING = (
+    "chance", "probabilities", "stochastic", "stateful", "batch-dependent", "judged-differently",
+    "surrogate",
+)  # fmt: skip
+"""Flags after which nothing can be said (``stochastic``: as a warning, where it is undeclared)."""
 
 MASKING = ("naive-beaten", "log-odds-beats-probs", "black-box-beats-gradient")
 """Flags that say that an attack fails by itself."""
 
-SUSPICIOUS = ("zero-gradient", "gradient-direction", "unbounded-budget")
+SUSPICIOUS = ("zero-gradient", "gradient-direction", "gradient-mismatch", "unbounded-budget")
 """Flags that mask where the defense would hold otherwise."""
 
 
@@ -37,7 +43,9 @@ class Facts:
     ``pairs``: sources that survive on the defended and on the undefended model, None where either
     is unknown. ``reference``: W_U, the accuracy left on the undefended model. ``missing``: panel
     cells of either model that failed, were skipped or changed nothing, in words. ``warnings``: ids
-    of the flags that warn; ``not_evaluated``: of those that could not be looked at.
+    of the flags that warn; ``not_evaluated``: of those that could not be looked at. ``moved``: by
+    how much the last round of closers moved W; ``like``: whether the undefended network has the
+    defense's architecture.
     """
 
     sources: int
@@ -46,6 +54,8 @@ class Facts:
     missing: Sequence[str] = ()
     warnings: frozenset[str] = frozenset()
     not_evaluated: frozenset[str] = frozenset()
+    moved: float = 0.0
+    like: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,8 @@ class Judgement:
     """A verdict, the number of the rule that gave it, and why.
 
     ``broken_too``: of a masked defense, that it is also broken. ``sources_needed``: how many
-    sources would settle what too few left open.
+    sources would settle what too few left open. ``label``: what a table says in place of the
+    verdict, None where that says it all.
     """
 
     verdict: Verdict
@@ -61,6 +72,7 @@ class Judgement:
     why: str
     broken_too: bool = False
     sources_needed: int | None = None
+    label: str | None = None
 
 
 def judge(facts: Facts) -> Judgement:
@@ -89,6 +101,13 @@ def _gained(facts: Facts, delta: str) -> Judgement:
     doubts += [f"{name} was not evaluated" for name in sorted(facts.not_evaluated)]
     if doubts:
         return Judgement("inconclusive", 5, f"{delta} would hold, but for {', '.join(doubts)}")
+    if not facts.like:
+        why = f"{delta} would hold, but the undefended network is of another architecture"
+        return Judgement("inconclusive", 5, why, label="no like reference")
+    if facts.moved >= SETTLED:
+        told = f"not converged (moved {_points(facts.moved)} points)"
+        why = f"{delta} would hold, but the last round of attacks still broke sources: {told}"
+        return Judgement("inconclusive", 5, why, label=told)
     return Judgement("holds", 4, f"{delta}: the lower end is at least {_points(MARGIN)}")
 
 
@@ -145,7 +164,7 @@ def combine(judgements: Sequence[Judgement]) -> Combined:
     order = sorted(judgements, key=lambda item: (item.rule == 4, item.rule))
     first = order[0]
     needs = [item.sources_needed for item in judgements if item.sources_needed is not None]
-    label: str = first.verdict
+    label: str = first.label or first.verdict
     if first.verdict == "masked" and any(item.broken_too or item.rule == 3 for item in judgements):
         label = "masked, broken"
     if first.verdict == "holds" and len(judgements) < SEEDS:

@@ -60,17 +60,29 @@ class Subject:
         """Return which correctly classified sources a finished cell breaks within ``budget``."""
         return within(self.reach[trial.id], self.threat(budget))
 
-    def survivors(self, budget: float, effort: int | None = None) -> Mask:
+    def survivors(
+        self, budget: float, effort: int | None = None, rounds: int | None = None
+    ) -> Mask:
         """Return which sources no stored input within ``budget`` breaks, whoever made it.
 
-        ``effort``: leave out the panel's cells of a greater effort.
+        ``effort``: leave out the panel's cells of a greater effort; ``rounds``: its closers of
+        later rounds.
         """
         left = self.correct.copy()
         for trial in self.trials:
             harder = effort is not None and trial.entry is not None and trial.entry.effort > effort
-            if trial.id in self.reach and not harder:
+            later = rounds is not None and trial.entry is not None and trial.entry.round > rounds
+            if trial.id in self.reach and not harder and not later:
                 left &= ~self.broken(trial, budget)
         return left
+
+    def unsettled(self, budget: float) -> float:
+        """Return by how much the last round of closers moved the share of survivors."""
+        last = max((trial.entry.round for trial in self.members(budget) if trial.entry), default=0)
+        if not last or not len(self.ids):
+            return 0.0
+        before = self.survivors(budget, rounds=last - 1)
+        return float(before.mean() - self.survivors(budget).mean())
 
     def naive(self, budget: float) -> Mask | None:
         """Return which sources survive the naive attack of the panel; None where it is not done."""
@@ -88,7 +100,7 @@ class Subject:
         members = []
         for trial in self.members(budget):
             entry = trial.entry
-            if entry is None or entry.effort > 1:
+            if entry is None or entry.effort > 1 or entry.role == "closer":
                 continue
             broken = None
             if trial.id in self.reach:
@@ -127,7 +139,7 @@ class Subject:
 
     def queries(self, budget: float) -> dict[str, int | None]:
         """Return the forward and backward passes of the panel's cells, in rows."""
-        members = self.members(budget)
+        members = [t for t in self.members(budget) if t.row["status"] != "skipped"]
         counts = {name: [t.row[name] for t in members] for name in ("forwards", "backwards")}
         return {
             name: None if None in values else sum(value or 0 for value in values)

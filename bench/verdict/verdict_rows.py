@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
@@ -12,8 +13,9 @@ import pandas as pd
 
 from bench.base.fingerprint import digest
 from bench.base.rows import DEFENSE, ModelRow, VerdictRow, attack_of, defense_of, warns
-from bench.base.types import DataInfo, Document, Suspicions
+from bench.base.types import DataInfo, Document, Suspicions, spec_of
 from bench.evidence.cells import Trial
+from bench.plan.graph import as_defense
 from bench.plan.matrix import MatrixConfig
 from bench.plan.panel import REFERENCE, Entry, Panel
 from bench.plugins import registry
@@ -35,12 +37,16 @@ class Model:
     probe: pd.DataFrame | None = None
 
 
-def panel_entries(matrix: MatrixConfig, panel: Panel) -> dict[str, Entry]:
-    """Return the entries of ``panel`` by the digest of their attack's document, for look-up."""
-    found: dict[str, Entry] = {}
+Place = tuple[str, int]
+"""Where a cell stands in a panel: the digest of its attack's document, and its round."""
+
+
+def panel_entries(matrix: MatrixConfig, panel: Panel) -> dict[Place, Entry]:
+    """Return the entries of ``panel`` by their place, for look-up."""
+    found: dict[Place, Entry] = {}
     for entry in panel.entries(matrix.effort):
         document = registry.ATTACKS.document(registry.ATTACKS.make(entry.spec))
-        found.setdefault(digest(document), entry)
+        found.setdefault((digest(document), entry.round), entry)
     return found
 
 
@@ -81,6 +87,11 @@ class _Table:
         self.reference = next(
             (name for name, seeds in self.models.items() if _is(seeds, reference)), None
         )
+        self.references = {
+            name: plain
+            for name, seeds in self.models.items()
+            if (plain := _plain(seeds, self.models)) is not None
+        }
 
     def rows(self) -> list[VerdictRow]:
         """Return the rows, by budget and then by defense."""
@@ -102,8 +113,19 @@ class _Table:
                 return budget
         return None
 
-    def _undefended(self) -> Mapping[int, Subject]:
-        return {} if self.reference is None else self.subjects[self.reference]
+    def _undefended(self, name: str | None = None) -> Mapping[int, Subject]:
+        """Return by seed what the defense ``name`` is compared with: the run's, or its own."""
+        reference = self.references.get(name or "", self.reference)
+        return {} if reference is None else self.subjects.get(reference, {})
+
+    def _is_reference(self, name: str) -> bool:
+        return name == self.references.get(name, self.reference)
+
+    def _like(self, name: str, seed: int) -> bool:
+        """Return whether a model has the architecture of what it is compared with."""
+        reference = self.references.get(name, self.reference)
+        other = self.models.get(reference or "", {}).get(seed)
+        return _contains(_shapes(self.models[name][seed]), _shapes(other))
 
     def _left(self, subject: Subject | None, budget: float) -> float | None:
         """Return the worst case of a model; None where a cell of the panel did not do its work."""
@@ -131,7 +153,7 @@ class _Table:
         judged = {seed: self._seed(name, seed, budget) for seed in seeds}
         verdict: Document = dict.fromkeys(("verdict", "rule", "why", "sources_needed"))
         verdict["verdict"] = "reference"
-        if name != self.reference:
+        if not self._is_reference(name):
             whole = combine([judgement for _, judgement in judged.values()])
             verdict = {
                 "verdict": whole.label,
@@ -155,7 +177,7 @@ class _Table:
 
     def _seed(self, name: str, seed: int, budget: float) -> tuple[Document, Judgement]:
         model, subject = self.models[name][seed], self.subjects[name][seed]
-        reference = self._undefended().get(seed)
+        reference = self._undefended(name).get(seed)
         missing = subject.missing(budget)
         suspicions = model.suspicions + panel_flags(subject.siblings(budget), missing)
         table = None
@@ -170,10 +192,13 @@ class _Table:
                 missing=(*missing, *_of_undefended(reference, subject, budget)),
                 warnings=_warnings(suspicions, subject.members(budget)),
                 not_evaluated=frozenset(suspicions.not_evaluated),
+                moved=subject.unsettled(budget),
+                like=self._like(name, seed),
             )
         )
         gradients: Mapping[str, Any] = model.row.get("gradients") or {}
-        compared = table if complete and name != self.reference else None
+        itself = self._is_reference(name)
+        compared = table if complete and not itself else None
         document = {
             "seed": seed,
             "model": model.row["id"],
@@ -185,9 +210,10 @@ class _Table:
             "zero_share": gradients.get("zero_share"),
             **subject.queries(budget),
             **suspicions.document(),
-            "verdict": judgement.verdict if name != self.reference else None,
-            "rule": judgement.rule if name != self.reference else None,
-            "why": judgement.why if name != self.reference else None,
+            "unsettled": subject.unsettled(budget),
+            "verdict": None if itself else judgement.verdict,
+            "rule": None if itself else judgement.rule,
+            "why": None if itself else judgement.why,
         }
         return document, judgement
 
@@ -214,7 +240,7 @@ class _Table:
         At 0 and at the budgets of the panel: in between, nothing was tried that spends them whole.
         """
         grid = [0.0, *self.panel.budgets]
-        groups = {"worst_case": self.subjects[name], "undefended": self._undefended()}
+        groups = {"worst_case": self.subjects[name], "undefended": self._undefended(name)}
         curves: dict[str, Any] = {
             key: {str(seed): self._line(subject, grid) for seed, subject in group.items()}
             for key, group in groups.items()
@@ -234,13 +260,35 @@ def defense_name(row: Mapping[str, Any]) -> str:
     return digest({key: row[key] for key in DEFENSE})
 
 
+def _plain(seeds: Mapping[int, Model], models: Mapping[str, Mapping[int, Model]]) -> str | None:
+    """Return the name of a defense's own undefended counterpart, None where it has none."""
+    defense = registry.DEFENSES.make(spec_of(defense_of(next(iter(seeds.values())).row)))
+    plain = as_defense(defense.plain())
+    if plain is None:
+        return None
+    document = registry.DEFENSES.document(plain)
+    return next((name for name, other in models.items() if _is(other, document)), "not in the run")
+
+
 def _is(seeds: Mapping[int, Model], defense: Document) -> bool:
     return defense_of(next(iter(seeds.values())).row) == defense
 
 
-def placed(trial: Trial, entries: Mapping[str, Entry]) -> Trial:
+def placed(trial: Trial, entries: Mapping[Place, Entry]) -> Trial:
     """Return ``trial`` with its place in the panel."""
-    return replace(trial, entry=entries.get(digest(attack_of(trial.row))))
+    place = (digest(attack_of(trial.row)), trial.row.get("round", 0))
+    return replace(trial, entry=entries.get(place))
+
+
+def _shapes(model: Model | None) -> Sequence[Sequence[int]]:
+    found = model.row.get("suspicion") if model else None
+    return found["shapes"] if found else []
+
+
+def _contains(shapes: Sequence[Sequence[int]], part: Sequence[Sequence[int]]) -> bool:
+    """Return whether a model has weights of all the shapes of another one."""
+    counts = Counter(tuple(shape) for shape in shapes)
+    return bool(part) and not Counter(tuple(shape) for shape in part) - counts
 
 
 def _of_undefended(reference: Subject | None, subject: Subject, budget: float) -> list[str]:
