@@ -12,9 +12,10 @@ import pandas as pd
 
 from bench.base.types import Results
 from leaderboard.figures.style import STYLES, WIDTH, new_grid, styled
-from leaderboard.findings.finding import TRAINED, Finding, each, groups
+from leaderboard.findings.finding import TRAINED, Finding, groups
 from leaderboard.findings.material import Material
-from leaderboard.tables.cells import Row, percent
+from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import each, percent, shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,8 +42,8 @@ def disagreement(results: Results) -> Finding | None:
         (
             (
                 "The top probabilities of the adversarially trained and the undefended network "
-                f"differ by a quarter or more on {_percents(apart)} of the test images, those of "
-                f"two undefended networks with other seeds on {_percents(twins)}: "
+                f"differ by a quarter or more on {shares(apart, 2)} of the test images, those of "
+                f"two undefended networks with other seeds on {shares(twins, 2)}: "
                 f"{_compared(trained, control)}."
             ),
             (
@@ -102,14 +103,6 @@ def _shares(pair: Row) -> list[float | None]:
     return _seeds(pair, "apart")
 
 
-def _percents(values: list[float | None]) -> str:
-    return _hundredfold(values) + " %"
-
-
-def _hundredfold(values: list[float | None]) -> str:
-    return each([None if value is None else 100 * value for value in values], 2)
-
-
 def table(results: Results) -> pd.DataFrame:
     """Return how each defense agrees with the undefended network on clean images."""
     pairs = [pair for pair in results.pairs if pair["why"] == "undefended" and _measured(pair)]
@@ -120,9 +113,12 @@ def table(results: Results) -> pd.DataFrame:
         lines.append(
             {
                 "defense": group.label,
-                "same class": _percents(_seeds(pair, "same_prediction")),
-                "Δ top probability, points": _hundredfold(_seeds(pair, "confidence_difference")),
-                "apart by ¼": _percents(_shares(pair)),
+                "same class": shares(_seeds(pair, "same_prediction")),
+                "Δ top probability, points": each(
+                    100 * v if v is not None else None
+                    for v in _seeds(pair, "confidence_difference")
+                ),
+                "apart by ¼": shares(_shares(pair), 2),
                 "rank correlation": each(_seeds(pair, "confidence_correlation"), 2),
                 "τ of the incorrect": each(_seeds(pair, "order_tau"), 2),
             }

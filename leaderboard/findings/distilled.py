@@ -8,9 +8,10 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.base.types import Results
-from leaderboard.findings.finding import Finding, Group, groups, listed, shares
+from leaderboard.findings.finding import Finding, Group, groups, listed
 from leaderboard.findings.students import by_seed, known, named, place
-from leaderboard.tables.cells import UNDEFINED, Row
+from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import UNDEFINED, fixed, ratio, shares
 
 STUDENT = "knowledge_distillation"
 
@@ -56,10 +57,10 @@ def _taught(pairs: list[Row]) -> list[str]:
 def _size(results: Results, pair: Row, name: str) -> str:
     student, teacher = (_group(results, pair[who]) for who in ("first", "second"))
     small, large = (group.mean("parameters") if group else None for group in (student, teacher))
-    ratio = f"{small / large:.2f}" if small and large else UNDEFINED
+    size = ratio(small, large)
     right = [shares(g.by_seed("accuracy")) if g else UNDEFINED for g in (student, teacher)]
     return (
-        f"with {ratio} times the parameters, the student {name} classifies {right[0]} of the "
+        f"with {size} times the parameters, the student {name} classifies {right[0]} of the "
         f"test split correctly where its teacher has {right[1]}"
     )
 
@@ -81,9 +82,7 @@ def table(results: Results, taught: list[Row]) -> pd.DataFrame:
             group = _group(results, pair[who])
             line = {
                 "defense": pair[who]["defense"] if who == "second" else f"student, {name}",
-                "parameters": UNDEFINED
-                if group is None or not group.mean("parameters")
-                else f"{group.mean('parameters'):.0f}",
+                "parameters": fixed(group.mean("parameters") if group else None, 0),
                 "accuracy": shares(group.by_seed("accuracy")) if group else UNDEFINED,
             }
             for at in known(pair):

@@ -14,10 +14,11 @@ import pandas as pd
 from bench.base.types import Results
 from leaderboard.figures.mosaic import Image, stored
 from leaderboard.figures.style import WIDTH, new_grid, styled
-from leaderboard.findings.finding import Finding, Group, groups, listed, shares
+from leaderboard.findings.finding import Finding, Group, groups, listed
 from leaderboard.findings.logits import short
 from leaderboard.findings.material import Material
-from leaderboard.tables.cells import UNDEFINED, Row, labels
+from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.numbers import UNDEFINED, given, shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +105,7 @@ def fooling(results: Results) -> Finding | None:
     found = views(results)
     if not found or all(len(view.groups) == 1 for view in found):
         return None
-    goal = f"{100 * strongest(found).confidence:g} %"
+    goal = f"{given(100 * strongest(found).confidence)} %"
     tables = [
         (
             f"Attempts that end with {goal} or more for their target, by what is climbed.",
@@ -148,14 +149,14 @@ def reached(found: Sequence[View]) -> str:
     ]
     return (
         f"Climbing {best.words}, {shares(plain.values('success_rate'))} of the attempts on the "
-        f"undefended network end with {100 * best.confidence:g} % or more for their target, after "
-        f"{_steps(plain)} steps in the median; more at every seed: "
+        f"undefended network end with {given(100 * best.confidence)} % or more for their target, "
+        f"after {_steps(plain)} steps in the median; more at every seed: "
         f"{listed(slower) or 'no defense'}."
     )
 
 
 def _steps(group: Group) -> str:
-    return " / ".join(f"{value:g}" for value in group.values("steps")) or UNDEFINED
+    return " / ".join(map(given, group.values("steps"))) or UNDEFINED
 
 
 def _slower(group: Group, plain: Group) -> bool:

@@ -14,10 +14,11 @@ import pandas as pd
 
 from bench.base.types import Results
 from leaderboard.figures.style import PUBLISHED, STYLES, WIDTH, Style, legend, new_grid, styled
-from leaderboard.findings.finding import Finding, listed, points, shares
+from leaderboard.findings.finding import Finding, listed
 from leaderboard.findings.material import Material
 from leaderboard.findings.networks import PLAIN, network_name
-from leaderboard.tables.cells import UNDEFINED, Row, interval
+from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import UNDEFINED, fixed, given, interval, points, shares
 from leaderboard.tables.papers import Published, Quantity, published
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def errors(of: Grid, attack: str) -> str:
     budgets = list(dict.fromkeys(eps for network in of.values() for eps in network))
     chosen = sorted({max(budgets), *({PAPER} & set(budgets))})
     parts = [
-        f"at eps {eps:g} "
+        f"at eps {given(eps)} "
         + listed(
             [
                 f"{name} on {shares(error(row) for row in at[eps].values())} "
@@ -201,14 +202,14 @@ def versus(of: Grid) -> str:
 def _budgets(budgets: tuple[float, ...], one: Comparison) -> str:
     if len(budgets) == len(one.more + one.less + one.open) > 1:
         return "every eps"
-    return f"eps {listed([f'{eps:g}' for eps in budgets])}"
+    return f"eps {listed([given(eps) for eps in budgets])}"
 
 
 def table(of: Grid) -> pd.DataFrame:
     """Return success and confidence: budgets down, networks across."""
     lines = []
     for eps in sorted({eps for budgets in of.values() for eps in budgets}):
-        line = {"eps": f"{eps:g}"}
+        line = {"eps": given(eps)}
         for name, budgets in of.items():
             rows = list(budgets.get(eps, {}).values())
             line[name] = _rates(rows)
@@ -241,7 +242,7 @@ def beside_published(results: Results, of: Grid) -> pd.DataFrame:
             lines += [
                 {
                     "network": name,
-                    "eps": f"{eps:g}",
+                    "eps": given(eps),
                     "error": shares(error(row) for row in rows),
                     "confidence": shares(row[CONFIDENCE] for row in rows),
                     "from": "this run",
@@ -251,7 +252,7 @@ def beside_published(results: Results, of: Grid) -> pd.DataFrame:
         lines += [
             {
                 "network": figure.place or UNDEFINED,
-                "eps": f"{eps:g}",
+                "eps": given(eps),
                 "error": shares([figure.scaled]),
                 "confidence": shares([sure.get(figure.place)]),
                 "from": f"{figure.paper}, {figure.certainty}",
@@ -307,8 +308,8 @@ def _notes(shown: dict[tuple[str, str], Grid]) -> list[str]:
         ]
         most, name, eps = max(lost)
         notes.append(
-            f"On cross-entropy FGSM breaks up to {100 * most:.1f} points less than on log-odds "
-            f"({name}, eps {eps:g}): its gradient is lost in float32 where a network is sure."
+            f"On cross-entropy FGSM breaks up to {fixed(100 * most)} points less than on log-odds "
+            f"({name}, eps {given(eps)}): its gradient is lost in float32 where a network is sure."
             if most > 0
             else "On cross-entropy FGSM breaks as much as on log-odds, or more."
         )

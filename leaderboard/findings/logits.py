@@ -22,13 +22,12 @@ from leaderboard.findings.finding import (
     Finding,
     Group,
     apart,
-    each,
     groups,
     listed,
-    number,
 )
 from leaderboard.findings.material import Material
 from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import each, given, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +96,9 @@ def raised(plain: Group, distilled: Sequence[Group], robust: Sequence[Group] = (
     if not distilled:
         return "No distilled network stands beside them in this run."
     ordered = sorted(distilled, key=lambda g: float(g.params["temperature"]))
-    steps = [f"{each(g.by_seed('max_logit'))} at T = {g.params['temperature']:g}" for g in ordered]
+    steps = [
+        f"{each(g.by_seed('max_logit'))} at T = {given(g.params['temperature'])}" for g in ordered
+    ]
     chain = [plain, *ordered]
     pairs = itertools.pairwise(chain)
     grows = all(apart(low, high, key) for low, high in pairs for key in SIZES)
@@ -219,9 +220,9 @@ def drawn(group: Group) -> bool:
 def short(group: Group) -> str:
     """Return a label that fits a legend or a sentence."""
     if group.defense == "distillation":
-        return f"distilled, T = {group.params['temperature']:g}"
+        return f"distilled, T = {given(group.params['temperature'])}"
     if group.defense == "adversarial_training":
-        return f"{group.params['method'].upper()} training, ε = {group.params['eps']:g}"
+        return f"{group.params['method'].upper()} training, ε = {given(group.params['eps'])}"
     if "teacher" in group.params:
         return f"student of {group.params['teacher']['name'].replace('_', ' ')}"
     return group.defense.replace("_", " ")

@@ -14,9 +14,10 @@ import pandas as pd
 
 from bench.base.types import Results, ThreatModel
 from leaderboard.figures.style import WIDTH, new_figure, styled
-from leaderboard.findings.finding import Finding, shares
+from leaderboard.findings.finding import Finding
 from leaderboard.findings.material import Material
-from leaderboard.tables.cells import UNDEFINED, Row
+from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import UNDEFINED, fixed, shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -307,7 +308,7 @@ def draw_networks(results: Results, _: Material) -> dict[str, Figure]:
         for over, value in enumerate(line):
             white = over < len(sources) and names[down] == sources[over]
             if not math.isnan(value):
-                axis.text(over, down, f"{value:.1f}", ha="center", va="center", fontsize=6,
+                axis.text(over, down, fixed(value), ha="center", va="center", fontsize=6,
                           color="black" if value > 50 else "white",
                           weight="bold" if white else "normal")  # fmt: skip
     axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right")

@@ -13,9 +13,10 @@ import pandas as pd
 
 from bench.base.types import Results
 from leaderboard.figures.style import STYLES, WIDTH, legend, new_grid, styled
-from leaderboard.findings.finding import TRAINED, Finding, listed, points, shares
+from leaderboard.findings.finding import TRAINED, Finding, listed
 from leaderboard.findings.material import Material
-from leaderboard.tables.cells import UNDEFINED, Row, labels
+from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.numbers import UNDEFINED, fixed, given, points, shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -228,7 +229,7 @@ def at_seeds(places: Sequence[Row]) -> str:
 
 def place(at: Row) -> str:
     """Return a budget in words: ``L∞ 0.1``, ``L0 2``."""
-    return f"{ {'linf': 'L∞', 'l2': 'L2', 'l0': 'L0'}[at['norm']] } {at['at']:g}"
+    return f"{ {'linf': 'L∞', 'l2': 'L2', 'l0': 'L0'}[at['norm']] } {given(at['at'])}"
 
 
 def keep(pair: Row) -> str:
@@ -290,7 +291,8 @@ def _chance(results: Results) -> str:
     if not twins:
         return ""
     told = [
-        f"{100 * max(abs(seed['delta']) for seed in at['seeds']):.1f} points apart at {place(at)}"
+        f"{fixed(100 * max(abs(seed['delta']) for seed in at['seeds']))} points apart "
+        f"at {place(at)}"
         for at in known(twins[0])
     ]
     return f" Two undefended networks of other seeds lie up to {listed(told)}: so much is chance."

@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from leaderboard.pages.markdown import page, table
-from leaderboard.tables.cells import UNDEFINED, Row, defense_labels, ordered
+from leaderboard.tables.cells import Row, defense_labels, ordered
+from leaderboard.tables.numbers import UNDEFINED, fixed, number, ratio
 from leaderboard.tables.sweeps import PLAIN, SWEPT, temperature_of
 
 
@@ -77,5 +78,5 @@ def _teacher(row: Row) -> tuple[str, Row] | None:
 def _times(value: float | None, base: float | None, unit: str) -> str:
     if value is None:
         return UNDEFINED
-    told = f"{value:.3g}{unit}" if unit else f"{value:.0f}"
-    return told if not base else f"{told} (× {value / base:.2f})"
+    told = f"{number(value)}{unit}" if unit else fixed(value, 0)
+    return told if not base else f"{told} (× {ratio(value, base)})"

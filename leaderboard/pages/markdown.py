@@ -9,7 +9,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.base.text import one_line
-from leaderboard.tables.cells import percent
+from leaderboard.tables.numbers import percent
 
 # An underscore inside a word is no markup, and names are full of them.
 SPECIAL = re.compile(r"([\\`*{}\[\]<>#|~]|(?<!\w)_|_(?!\w))")

@@ -9,10 +9,9 @@ from typing import Any
 import pandas as pd
 
 from bench.base.types import ThreatModel
+from leaderboard.tables.numbers import UNDEFINED, interval, number, percent, points
 
 Row = dict[str, Any]
-
-UNDEFINED = "–"
 
 
 @dataclass(frozen=True)
@@ -73,18 +72,6 @@ def _flat(params: Row) -> Row:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction as a percentage with one decimal, or a dash where it is undefined."""
-    return UNDEFINED if value is None else f"{100 * value:.1f} %"
-
-
-def interval(value: float | None, bounds: Sequence[float] | None) -> str:
-    """Return a rate as ``87.6 % [84.2, 90.4]``, or a dash where it is undefined."""
-    if value is None or bounds is None:
-        return percent(value)
-    return f"{percent(value)} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
 
 
 def success(row: Row, brief: bool = False) -> str:
@@ -176,16 +163,12 @@ def model_table(rows: Sequence[Row]) -> pd.DataFrame:
                 "defense": name,
                 "accuracy": interval(row["accuracy"], row["accuracy_ci"]),
                 "confidence": percent(row["confidence"]),
-                "max logit": _number(row["max_logit"]),
-                "logit gap": _number(row["logit_gap"]),
+                "max logit": number(row["max_logit"], 4),
+                "logit gap": number(row["logit_gap"], 4),
             }
             for name, row in zip(frame["defense"], frame["row"], strict=True)
         ]
     )
-
-
-def _number(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.4g}"
 
 
 def extremes(table: ThreatTable) -> tuple[Row, Row] | None:
@@ -211,6 +194,11 @@ def paired(row: Row | None) -> tuple[float, float, float] | None:
     if not found or found["delta"] is None or found["ci"] is None:
         return None
     return found["delta"], *found["ci"]
+
+
+def difference(found: tuple[float, float, float] | None) -> str:
+    """Return a paired difference of rates as ``−3.1 points [−5.0, −1.2]``, or a dash."""
+    return UNDEFINED if found is None else points(found[0], found[1:], unit=" points")
 
 
 def defense_labels(rows: Sequence[Row]) -> list[str]:

@@ -13,7 +13,7 @@ from bench.base.types import ThreatModel
 from bench.claims.answer import Answer, SeedAnswer
 from bench.claims.claim import Claim
 from bench.claims.selftest import Finding
-from leaderboard.tables.cells import UNDEFINED, interval, percent
+from leaderboard.tables.numbers import UNDEFINED, interval, percent
 from leaderboard.terminal.say import grid, relative
 
 COLOURS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}

@@ -18,6 +18,7 @@ from bench.evidence.cells import Evidence
 from bench.evidence.finished_run import FinishedRun
 from bench.plan.graph import Node
 from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.numbers import UNDEFINED, given, number
 from leaderboard.terminal.say import grid, relative
 
 ROWS = 8
@@ -44,7 +45,7 @@ def show_verification(run: FinishedRun, found: Verification) -> None:
     how = "exact, on a machine like the run's"
     if found.mode == "tolerant":
         how = (
-            f"another machine than the run's: confidences within {CONFIDENCE:g}, "
+            f"another machine than the run's: confidences within {given(CONFIDENCE)}, "
             f"{found.changed} predictions changed on near ties"
         )
     number = len(found.differences)
@@ -107,8 +108,8 @@ def _reason(name: object) -> str:
 
 def _figure(value: Any) -> str:
     if pd.isna(value):
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
+        return UNDEFINED
+    return number(value, 4) if isinstance(value, float) else one_line(str(value))
 
 
 def show_comparison(compared: RunComparison) -> None:

@@ -14,7 +14,7 @@ import pytest
 from bench.base.types import Results
 from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
-from leaderboard.findings.finding import Finding, Group, apart, each, groups, listed, number, points
+from leaderboard.findings.finding import Finding, Group, apart, groups, listed
 from leaderboard.findings.logits import FIGURE, attack_table, draw_logits, logits, size_table
 from leaderboard.findings.students import conclusion, draw_students, inheritance, ranking
 from leaderboard.pages.findings import findings
@@ -23,29 +23,6 @@ from tests.leaderboard.rows import ENVIRONMENT, cell
 Row = dict[str, Any]
 
 # --- numbers and words
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0, "0.00"), (-0.0, "0.00"), (None, "–"), (99.96, "100"), (0.99996, "1.00"), (9.994, "9.99"),
-     (9.996, "10.0"), (1234.5, "1234"), (0.001, "0.00100"), (1e-12, "1.0e−12"),
-     (-1e-12, "−1.0e−12"), (-0.5, "−0.500"), (-2345.0, "−2345")],
-)  # fmt: skip
-def test_a_number_has_three_digits_and_no_zero_is_negative(value: float | None, text: str) -> None:
-    assert number(value) == text
-
-
-def test_each_shows_a_dash_where_a_seed_is_not_known() -> None:
-    assert each([6.514, None, 99.96]) == "6.51 / – / 100"
-    assert each([0.0], 2) == "0.0"
-    assert each([]) == "–"
-
-
-def test_points_by_hand() -> None:
-    assert points(-0.0814, (-0.11, -0.052)) == "−8.1 [−11.0, −5.2]"
-    assert points(-0.0, (-0.0001, 0.0001)) == "+0.0 [0.0, 0.0]"
-    assert points(0.1, (-0.001, 0.2)) == "+10.0 [−0.1, 20.0]"
-    assert points(None, (0, 1)) == points(0.1, None) == "–"
 
 
 @pytest.mark.parametrize(
@@ -544,8 +521,8 @@ def test_seeds_are_compared_with_themselves(trained: Any, twins: Any, told: str)
 
 def test_a_failed_seed_is_a_dash_and_two_classes_have_no_order() -> None:
     first, second = differ([0.0623, None, 0.0996], [0.0, 0.1, 0.2], None)
-    assert "on 6.2 / – / 10 % of the test images" in first
-    assert "on 0.0 / 10 / 20 %" in first
+    assert "on 6.23 / – / 9.96 % of the test images" in first
+    assert "on 0.00 / 10.00 / 20.00 %" in first
     assert "0.60 / – / 0.60 against 0.60 / 0.60 / 0.60" in second
     assert second.endswith("orders of the incorrect classes is undefined, for there are too few.")
 
