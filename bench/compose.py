@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, what its records came to, how its nodes ended.
-
-    ``attacks``: documents of the matrix's own attacks, without those of its panels.
-    """
+    """A finished run: its folder, what its records came to, how its nodes ended."""
 
     folder: Path
     results: Results
     progress: Progress
-    attacks: Sequence[Document] = ()
 
     @property
     def rows(self) -> list[Document]:
@@ -66,7 +61,6 @@ def run_matrix(
 ) -> RunResult:
     """Plan and carry out a matrix, and write its folder; ``watch`` shows progress bars."""
     from bench.evidence.folder import RunFolder
-    from bench.plugins import registry
     from bench.runner.prepare import prepare
     from bench.runner.processes import LocalExecutor, default_workers
     from bench.runner.schedule import execute
@@ -78,8 +72,7 @@ def run_matrix(
         progress = execute(plan, data, settings, executor, observer, options.fresh)
     folder = RunFolder(settings.run)
     results = _write(plan, data, folder, settings, progress)
-    own = [registry.ATTACKS.document(registry.ATTACKS.make(s)) for s in plan.matrix.own_attacks()]
-    return RunResult(settings.run, results, progress, own)
+    return RunResult(settings.run, results, progress)
 
 
 def _observer(plan: Plan, watch: bool) -> Any:

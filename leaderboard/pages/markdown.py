@@ -26,14 +26,13 @@ def escape(text: str) -> str:
 
 def table(frame: pd.DataFrame) -> str:
     """Return ``frame`` as a markdown table with its text escaped."""
-    plain = frame.map(lambda value: _cell(str(value))).rename(
-        columns=lambda name: escape(str(name))
-    )
+    plain = frame.map(lambda value: cell(str(value))).rename(columns=lambda name: escape(str(name)))
     aligned = ["left", *["right"] * (len(plain.columns) - 1)]
     return str(plain.to_markdown(index=False, colalign=aligned, disable_numparse=True))
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Return ``text`` as it stands in a cell of a table."""
     # The brackets of an interval are harmless and read better bare.
     return INTERVAL.sub(r"[\1]", escape(text))
 
@@ -48,5 +47,5 @@ def page(template: str, **values: Any) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 (the page is markdown: every value passes through escape)
     )
-    jinja.filters.update(escape=escape, percent=percent, table=table)
+    jinja.filters.update(cell=cell, escape=escape, percent=percent, table=table)
     return jinja.get_template(template).render(**values)

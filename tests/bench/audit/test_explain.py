@@ -121,7 +121,7 @@ def test_what_nothing_explains_is_a_reproducibility_failure(finished, copy, comm
     write_json(copy / "results.json", rows)
     done = command("diff", finished, copy)
     assert done.exit_code == 1
-    assert "→ 0.123" in done.output
+    assert "→ 12.3 %" in done.output
     assert "a reproducibility failure" in done.output
 
 
