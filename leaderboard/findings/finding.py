@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from leaderboard.tables.cells import Row, labels
-from leaderboard.tables.numbers import spanned
+from leaderboard.tables.numbers import each, given, points, shares, spanned
 
 TRAINED = ("adversarial_training", "trades", "virtual_adversarial_training")
 """Defenses that train on perturbed inputs: what the findings call robust training."""
@@ -69,6 +72,45 @@ class Group:
         ends = [row[f"{key}_ci"] for row in self.rows if row.get(f"{key}_ci") is not None]
         bounds = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
         return spanned(self.mean(key), bounds, digits)
+
+
+def told(
+    name: str,
+    tables: Sequence[tuple[str, pd.DataFrame]],
+    figures: Sequence[str] = (),
+    **numbers: object,
+) -> Finding:
+    """Return the finding whose words stand in ``templates/finding-NAME.j2``.
+
+    Its blocks ``title``, ``first``, ``second`` and ``notes``, a paragraph each, take ``numbers``.
+    """
+    template = _words().get_template(f"finding-{name}.j2")
+    context = template.new_context(dict(numbers))
+    title, first, second, notes = (
+        "".join(template.blocks[block](context)) for block in ("title", "first", "second", "notes")
+    )
+    paragraphs = [_prose(text) for text in notes.split("\n\n") if text.strip()]
+    return Finding(
+        _prose(title), (_prose(first), _prose(second)), tables, figures, tuple(paragraphs)
+    )
+
+
+def _prose(text: str) -> str:
+    """Return what a template made as one line, without a blank before a stop."""
+    return re.sub(r" ([.,:;])", r"\1", " ".join(text.split()))
+
+
+@cache
+def _words() -> Environment:
+    words = Environment(
+        loader=PackageLoader("leaderboard"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 (the page escapes what a finding says)
+    )
+    words.filters.update(each=each, given=given, listed=listed, points=points, shares=shares)
+    return words
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:
