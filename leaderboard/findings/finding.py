@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from leaderboard.tables.cells import Row, labels
-from leaderboard.tables.numbers import each, given, points, shares, spanned
+from leaderboard.tables.numbers import each, fixed, given, points, shares, spanned
 
 TRAINED = ("adversarial_training", "trades", "virtual_adversarial_training")
 """Defenses that train on perturbed inputs: what the findings call robust training."""
@@ -109,7 +109,9 @@ def _words() -> Environment:
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 (the page escapes what a finding says)
     )
-    words.filters.update(each=each, given=given, listed=listed, points=points, shares=shares)
+    words.filters.update(
+        each=each, fixed=fixed, given=given, listed=listed, points=points, shares=shares
+    )
     return words
 
 

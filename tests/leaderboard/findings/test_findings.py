@@ -14,9 +14,16 @@ import pytest
 from bench.base.types import Results
 from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
-from leaderboard.findings.finding import Finding, Group, apart, groups, listed
+from leaderboard.findings.finding import Finding, Group, apart, groups, listed, told
 from leaderboard.findings.logits import FIGURE, attack_table, draw_logits, logits, size_table
-from leaderboard.findings.students import conclusion, draw_students, inheritance, ranking
+from leaderboard.findings.students import (
+    LEVEL,
+    ORDER,
+    SURENESS,
+    draw_students,
+    inheritance,
+    ranking,
+)
 from leaderboard.pages.findings import findings
 from tests.leaderboard.rows import ENVIRONMENT, cell
 
@@ -404,7 +411,7 @@ def test_what_costs_is_told_with_its_budget_and_the_rest_shows_no_loss() -> None
 
 
 @pytest.mark.parametrize(
-    ("costs", "told"),
+    ("costs", "parts_told"),
     [({"order": [], "confidence": [], "values": [], "fixed_order": []},
       ("shows no cost", "shows no cost", "shows no cost")),
      ({"order": [], "confidence": ["L0 1"], "values": [], "fixed_order": []},
@@ -413,11 +420,15 @@ def test_what_costs_is_told_with_its_budget_and_the_rest_shows_no_loss() -> None
       ("was not measured", "shows no cost", "costs robustness")),
      ({"max": ["L0 1"]}, ("was not measured",) * 3)],
 )  # fmt: skip
-def test_the_conclusion_says_of_each_part_what_was_measured(costs: Any, told: Any) -> None:
-    text = conclusion(costs)
-    assert f"confidence of each sample away {told[0]}, levelling" in text
-    assert f"spread away, {told[1]}, and" in text
-    assert text.endswith(f"wrong order {told[2]}.")
+def test_the_conclusion_says_of_each_part_what_was_measured(costs: Any, parts_told: Any) -> None:
+    words = dict.fromkeys(("teacher", "seeds", "losing", "same", "failed"), "")
+    parts = {"sureness": SURENESS, "level": LEVEL, "order": ORDER}
+    costing = [name for name, where in costs.items() if where]
+    found = told("ranking", [], costs=list(costs), costing=costing, **words, **parts)
+    text = found.sentences[1]
+    assert f"confidence of each sample away {parts_told[0]}, levelling" in text
+    assert f"spread away, {parts_told[1]}, and" in text
+    assert text.endswith(f"wrong order {parts_told[2]}.")
     assert "need" not in text
 
 
