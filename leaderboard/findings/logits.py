@@ -167,6 +167,7 @@ def draw_logits(results: Results, material: Material) -> dict[str, Figure]:
                        label=short(group), marker=style.marker, markevery=0.25, markersize=3.5,
                        markerfacecolor=face)  # fmt: skip
         place.set_xscale("log")
+        place.xaxis.set_minor_formatter("")  # within a decade or two they would overprint
         place.set_xlabel(f"{name} at T = 1")
         place.set_ylabel("test images up to here, %")
     legend(figure, 4)

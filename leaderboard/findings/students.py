@@ -323,8 +323,12 @@ def draw_students(results: Results, _: Material) -> dict[str, Figure]:
         return {}
     places, students = places_of(found), references(results)
     names = [keep(pair) for pair in found]
-    figure, axes = new_grid(1, len(places), min(2, len(places)) * WIDTH)
-    for axis, wanted in zip(axes, places, strict=True):
+    across = min(2, len(places))
+    down = -(-len(places) // across)
+    figure, axes = new_grid(down, across, across * WIDTH, 0.75 * WIDTH * down)
+    for axis in axes[len(places) :]:
+        axis.set_axis_off()
+    for axis, wanted in zip(axes, places, strict=False):
         axis.axvline(0, color="0.4", linewidth=0.7)
         for number, (teacher, student) in enumerate(zip(named(students), students, strict=True)):
             style = STYLES[number % len(STYLES)]
@@ -342,6 +346,6 @@ def draw_students(results: Results, _: Material) -> dict[str, Figure]:
                           label=f"teacher: {teacher.replace('_', ' ')}")  # fmt: skip
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
-        axis.set_xlabel(f"Δ against keep = all, points, {place(wanted)}")
+        axis.set_xlabel(f"{place(wanted)}: points against keep = all")
     legend(figure, 2)
     return {FIGURE: figure}
