@@ -85,13 +85,15 @@ def _show_attacks(cells: Sequence[Row]) -> None:
     frame = attack_summary(threat_tables(cells))
     if frame.empty:
         return
-    shown = frame.head(LINES)
-    if shown["threat"].nunique() == 1:
-        say(f"{shown['threat'].iloc[0]}", bold=True)
-        shown = shown.drop(columns="threat")
-    say(grid(shown, WIDTH))
-    if len(frame) > LINES:
-        say(f"and {len(frame) - LINES} more lines: --table attacks")
+    if frame["threat"].nunique() == 1:
+        say(f"{frame['threat'].iloc[0]}", bold=True)
+        frame = frame.drop(columns="threat")
+    kept = min(len(frame), LINES)
+    while len(text := grid(frame.head(kept), WIDTH).splitlines()) > LINES + 4 and kept > 1:
+        kept -= 1  # wrapped lines count too
+    say("\n".join(text))
+    if kept < len(frame):
+        say(f"and {len(frame) - kept} more lines: --table attacks")
     say("worst case: accuracy left when every input within norm and budget counts")
 
 

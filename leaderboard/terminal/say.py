@@ -26,7 +26,10 @@ def say(text: str, err: bool = False, **style: Any) -> None:
 
     With NO_COLOR set there is no style (https://no-color.org).
     """
-    typer.secho(plain(text), err=err, **({} if os.environ.get("NO_COLOR") else style))
+    if style and not os.environ.get("NO_COLOR"):
+        typer.secho(plain(text), err=err, **style)
+    else:
+        typer.echo(plain(text), err=err)  # secho would end even unstyled text with an escape
 
 
 def paragraph(text: str, indent: str = "  ", **style: Any) -> None:

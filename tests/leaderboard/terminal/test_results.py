@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
 
 from bench.base.types import Results, UserError
 from leaderboard.tables.summary import MANY
@@ -78,8 +79,9 @@ def test_a_table_that_is_none_is_named(run: Results) -> None:
 def test_no_colour_is_no_escape(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
+    # Even without a style it ends in an escape.
+    monkeypatch.setattr(typer, "secho", lambda *_, **__: pytest.fail("styled"))
     say("warned", fg="yellow", bold=True)
     assert capsys.readouterr().out == "warned\n"
 
