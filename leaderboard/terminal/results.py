@@ -138,7 +138,8 @@ def _show_files(folder: Path) -> None:
     pages = [name for name in PAGES if (folder / name).exists()]
     figures = len(list((folder / "figures").glob("*.png")))
     drawn = [f"{figures} figures in figures/"] if figures else []
-    paragraph(f"in {shown}/: {', '.join(['leaderboard.md', *pages, *drawn])}, results.json, cells/")
+    say(f"{shown}/leaderboard.md")
+    paragraph(f"beside it: {', '.join([*pages, *drawn, 'results.json', 'cells/'])}")
     paragraph(f"whole tables: show {shown} --table {'|'.join(TABLES)}")
 
 
