@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed: ``--help`` must not wait for torc
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -55,6 +56,23 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never download.")]
 CellTimeout = Annotated[float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")]
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"retort {version('retort-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take what stands before any command."""
 
 
 @app.command("run")
@@ -130,10 +148,12 @@ def _dry_run(matrix: str, options: RunOptions) -> None:
 
 
 def _show(result: RunResult, debug: bool) -> None:
+    from bench.base.files import read_json
     from leaderboard.terminal.results import show_results
 
     traces = list(result.progress.traces.values()) if debug else []
-    show_results(result.results, result.folder, result.attacks, traces)
+    environment = read_json(result.folder / "environment.json")
+    show_results(result.results, environment, result.folder, traces)
 
 
 def _status(result: RunResult, fail_on_flag: bool) -> int:
@@ -175,18 +195,25 @@ def list_command(
 
 @app.command("publish")
 def publish_command(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A results folder.")],
+    run_folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A results folder.")
+    ] = None,
     to: Annotated[Path, typer.Option(help="Where published results lie.")] = Path(
         "leaderboard/published"
     ),
     debug: Debug = False,
 ) -> None:
-    """Copy a run's aggregates and its leaderboard to DIR/RUN-NAME/."""
+    """Copy a run's aggregates and pages to DIR/RUN-NAME/, and write DIR/README.md, the index.
+
+    Without RUN only the index is written again.
+    """
 
     def command() -> int:
-        from leaderboard.pages.publish import publish
+        from leaderboard.pages.publish import publish, write_index
 
-        typer.echo(plain(f"published to {publish(run_folder, to)}"))
+        if run_folder is not None:
+            typer.echo(plain(f"published to {publish(run_folder, to)}"))
+        typer.echo(plain(f"index: {write_index(to)}"))
         return 0
 
     _guard(command, debug)
@@ -210,10 +237,11 @@ def check_command(
 
     def command() -> int:
         from bench.conformance import check_plugins
+        from leaderboard.terminal.say import say
 
         checks = check_plugins(plugin, dict(_param(item) for item in param or []))
         for check in checks:
-            typer.secho(plain(str(check)), fg="red" if check.failed else None)
+            say(str(check), fg="red" if check.failed else None)
         failed = sum(check.failed for check in checks)
         typer.echo(f"{len(checks)} checks, {failed} failed")
         return 1 if failed else 0
@@ -344,20 +372,50 @@ def selftest_command(
     _guard(command, debug)
 
 
+@app.command("show")
+def show_command(
+    run_folder: Run,
+    table: Annotated[
+        str | None, typer.Option(help="verdicts, budgets, attacks, models or flags, whole.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Show a run, or what is published of one: as at its end, or one of its wide tables."""
+
+    def command() -> int:
+        from bench.base.files import read_json
+        from bench.evidence.finished_run import read_results
+        from leaderboard.terminal.results import show_results, show_table
+
+        results = read_results(run_folder)
+        if table is not None:
+            show_table(results, table)
+        else:
+            show_results(results, read_json(run_folder / "environment.json"), run_folder)
+        return 0
+
+    _guard(command, debug)
+
+
 @app.command("explain")
 def explain_command(
     run_folder: Run,
-    cell: Annotated[str, typer.Argument(help="The id of a cell, or how it begins.")],
+    cell: Annotated[
+        str, typer.Argument(help="The id of a cell, or how it begins; or a defense, as in tables.")
+    ],
+    attack: Annotated[
+        str | None, typer.Argument(help="With a defense: the attack, as in tables.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Show a cell: outcome, key document, metrics, flags, records, the command to repeat it."""
 
     def command() -> int:
         from bench.evidence.finished_run import read_run
-        from leaderboard.terminal.inspection import show_cell
+        from leaderboard.terminal.inspection import named_cell, show_cell
 
         run = read_run(run_folder)
-        show_cell(run, run.cell(cell))
+        show_cell(run, run.cell(cell if attack is None else named_cell(run.rows, cell, attack)))
         return 0
 
     _guard(command, debug)
@@ -367,9 +425,12 @@ def explain_command(
 def diff_command(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A results folder.")],
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
+    every: Annotated[bool, typer.Option("--all", help="Show every number that changed.")] = False,
     debug: Debug = False,
 ) -> None:
-    """List every number that changed between two runs, and the key fields that explain it.
+    """List what changed between two runs, and the key fields that explain it.
+
+    Success, worst case and verdicts; with --all every number.
 
     Exit status 1 where a number changed and nothing that is recorded did.
     """
@@ -377,10 +438,12 @@ def diff_command(
     def command() -> int:
         from bench.audit.diff import compare_runs
         from bench.evidence.finished_run import read_run
-        from leaderboard.terminal.inspection import show_comparison
+        from leaderboard.terminal.inspection import show_comparison, show_verdict_changes
 
-        compared = compare_runs(read_run(first), read_run(second))
-        show_comparison(compared)
+        runs = read_run(first), read_run(second)
+        compared = compare_runs(*runs)
+        show_comparison(compared, every)
+        show_verdict_changes(*(run.results.verdicts for run in runs))
         return 1 if any(pair.failure for pair in compared.pairs) else 0
 
     _guard(command, debug)
@@ -398,6 +461,8 @@ def _param(item: str) -> tuple[str, Any]:
 
 def _guard(command: Callable[[], int], debug: bool) -> None:
     """Run ``command`` and exit with its status; a user's mistake is one message, no traceback."""
+    from leaderboard.terminal.say import say
+
     try:
         status = command()
     except BrokenPipeError:
@@ -405,10 +470,10 @@ def _guard(command: Callable[[], int], debug: bool) -> None:
     except (UserError, DamagedError, OSError) as error:
         if debug:
             traceback.print_exc()
-        typer.secho(f"error: {plain(str(error))}", err=True, fg="red")
+        say(f"error: {error}", err=True, fg="red")
         status = 2
     except KeyboardInterrupt:
-        typer.secho(
+        say(
             "\ninterrupted: what is done is kept; the same command goes on from there",
             err=True,
             fg="yellow",
@@ -419,6 +484,9 @@ def _guard(command: Callable[[], int], debug: bool) -> None:
 
 def main() -> None:
     """Entry point of ``retort`` and of ``python -m bench``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # no Δ or ∞ ends a run where there is only ASCII
     try:
         app()
     except BrokenPipeError:  # `python -m bench list | head`

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bench.base.rows import CellRow
-    from bench.base.types import Document, Results
+    from bench.base.types import Results
     from bench.plan.graph import Plan
     from bench.plan.options import RunOptions
     from bench.plugins.data import Dataset
@@ -23,15 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its folder, what its records came to, how its nodes ended.
-
-    ``attacks``: documents of the matrix's own attacks, without those of its panels.
-    """
+    """A finished run: its folder, what its records came to, how its nodes ended."""
 
     folder: Path
     results: Results
     progress: Progress
-    attacks: Sequence[Document] = ()
 
     @property
     def rows(self) -> list[CellRow]:
@@ -77,7 +72,6 @@ def run_prepared(
 ) -> RunResult:
     """Carry out what ``prepare`` returned for the same ``options``, and write its folder."""
     from bench.evidence.folder import RunFolder
-    from bench.plugins import registry
     from bench.runner.processes import LocalExecutor, default_workers
     from bench.runner.recheck import recheck
     from bench.runner.schedule import execute
@@ -90,8 +84,7 @@ def run_prepared(
         folder = RunFolder(settings.run)
         recheck(plan, folder, executor)
     results = _write(plan, data, folder, settings, progress)
-    own = [registry.ATTACKS.document(registry.ATTACKS.make(s)) for s in plan.matrix.own_attacks()]
-    return RunResult(settings.run, results, progress, own)
+    return RunResult(settings.run, results, progress)
 
 
 def _observer(plan: Plan, watch: bool) -> Any:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from leaderboard.pages.readme import MARKED, TABLES, refresh
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
+FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
 
 
-def block(language: str, holds: str) -> str:
-    found = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def block(language: str, holds: str, page: str = README) -> str:
+    found = re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
     (text,) = [text for text in found if holds in text]
     return text
 
@@ -29,9 +32,10 @@ def block(language: str, holds: str) -> str:
 @pytest.mark.process
 def test_the_defense_and_the_matrix_of_the_readme_run(tmp_path: Path) -> None:
     (tmp_path / "my_defense.py").write_text(block("python", "my_defense.py"))
-    matrix = 'recipe = "smoke"\nsources = 10\n' + block("toml", "uniform_augmentation")
+    matrix = 'recipe = "smoke"\nsources = 10\n' + block("toml", "uniform_augmentation", USAGE)
     (tmp_path / "mine.toml").write_text(matrix)
-    command = block("sh", "--plugin").split()[1:]
+    command = ["-m", "bench", "run", "--matrix", "mine.toml", "--plugin", "my_defense.py"]
+    assert f"run by `python -m bench run --matrix noise.toml {' '.join(command[-2:])}`" in README
     done = subprocess.run(
         [sys.executable, *command, "--cache-dir", "cache", "--workers", "1"],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
@@ -56,7 +60,7 @@ def test_your_own_model_and_inputs_of_the_readme_run(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors")
     inputs = {"x_adv": torch.rand(300, 1, 8, 8), "sample_ids": torch.arange(300)}
     save_file(inputs, tmp_path / "adv.safetensors")
-    (tmp_path / "own.toml").write_text("sources = 10\n" + block("toml", "own.toml"))
+    (tmp_path / "own.toml").write_text("sources = 10\n" + block("toml", "own.toml", USAGE))
     done = subprocess.run(
         [sys.executable, "-m", "bench", "run", "--matrix", "own.toml", "--cache-dir", "cache",
          "--workers", "1"],
@@ -89,8 +93,26 @@ def test_the_three_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_tables_of_the_readme_are_the_published_ones() -> None:
-    assert len(MARKED.findall(README)) == len(TABLES)
+    assert len(MARKED.findall(README + FINDINGS)) == len(TABLES)
     assert refresh(README) == README
+    assert refresh(FINDINGS) == FINDINGS
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    assert len(README.splitlines()) <= 150
+    made_elsewhere = {"docs/files.md", "docs/architecture.md", "CONTRIBUTING.md"}
+    for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", README):
+        assert target in made_elsewhere or (ROOT / target).exists(), target
+
+
+def test_the_matrix_and_the_claim_of_the_readme_are_read() -> None:
+    from bench.claims.claim import Claim
+    from bench.plan.matrix import parse_matrix
+
+    matrix = parse_matrix(tomllib.loads(block("toml", "noise.toml")), "README.md")
+    assert [panel.budgets for panel in matrix.panel] == [[0.1, 0.2]]
+    claim = Claim.model_validate(tomllib.loads(block("toml", "accuracy_at_least")))
+    assert claim.defense["name"] == "checkpoint"
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "leaderboard" / "published").glob("*/")))

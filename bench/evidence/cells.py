@@ -83,6 +83,11 @@ def nothing_left(outcome: Outcome) -> bool:
     return outcome.status == "skipped" and (outcome.reason or "").startswith(NOTHING_LEFT)
 
 
+def waived(row: CellRow) -> bool:
+    """Return whether a row is of a closer that did not have to run."""
+    return nothing_left(Outcome(row["status"], row["reason"]))
+
+
 @dataclass(frozen=True)
 class Trial:
     """One cell: its row of ``results.json``, its records (None where it is not done).
@@ -113,7 +118,7 @@ class Trial:
 
     def trouble(self) -> str | None:
         """Return why the cell did not do its work, or None."""
-        if nothing_left(Outcome(self.row["status"], self.row["reason"])):
+        if waived(self.row):
             return None
         if self.row["status"] != "done":
             return f"{self.label} {self.row['status']}: {self.row['reason']}"

@@ -66,7 +66,25 @@ def _curve(table: VerdictTable) -> Figure | None:
         return None
     if len(defenses) <= TOGETHER:
         return _together(table, plain, lines)
-    return _apart(table, plain, lines)
+    return _apart(table, plain, lines, _naive(table))
+
+
+def _under(table: VerdictTable) -> str:
+    """Return what stands below the axis: the budget, and what was measured."""
+    sources = max(seed["sources"] for row in table.rows for seed in row["seeds"])
+    return f"{UNITS[table.norm]}\n({table.dataset}, {sources} sources, a line a training seed)"
+
+
+def _naive(table: VerdictTable) -> dict[str, list[Line]]:
+    """Return what the naive attack alone leaves of each defense, a line a seed."""
+    found: dict[str, dict[int, tuple[list[float], list[float]]]] = {}
+    for name, row in zip(labels(table.rows, "defense"), table.rows, strict=True):
+        for seed in row["seeds"]:
+            if seed["naive"] is not None:
+                at, left = found.setdefault(name, {}).setdefault(seed["seed"], ([], []))
+                at.append(row["at"])
+                left.append(100 * seed["naive"])
+    return {name: list(seeds.values()) for name, seeds in found.items()}
 
 
 def _lines(
@@ -98,35 +116,47 @@ def _together(
     for style, (name, lines) in zip(STYLES[1:], defenses.items(), strict=False):
         _plot(axes, lines, style, _legible(name))
     _frame(axes, table.norm)
-    axes.set_xlabel(UNITS[table.norm])
+    axes.set_xlabel(_under(table))
     axes.set_ylabel("accuracy left, %")
     figure.legend(loc="outside upper center", ncols=2, handlelength=2.6, columnspacing=1.2)
     return figure
 
 
 def _apart(
-    table: VerdictTable, plain: Sequence[Line], defenses: Mapping[str, Sequence[Line]]
+    table: VerdictTable,
+    plain: Sequence[Line],
+    defenses: Mapping[str, Sequence[Line]],
+    naive: Mapping[str, Sequence[Line]],
 ) -> Figure:
-    """Draw each defense into axes of its own, beside the undefended network."""
+    """Draw each defense into axes of its own, beside the undefended network.
+
+    The title says the verdict at the headline budget; the gap between the two lines of a defense
+    is what the naive attack misses.
+    """
     from matplotlib.figure import Figure as NewFigure
+
+    verdicts = dict(zip(labels(table.shown, "defense"), table.shown, strict=True))
 
     down = -(-len(defenses) // ACROSS)
     figure = NewFigure((WIDTH, 0.5 + TALL * down), layout="constrained")
     grid = list(figure.subplots(down, ACROSS, sharex=True, sharey=True, squeeze=False).flat)
     for place, (axes, (name, lines)) in enumerate(zip(grid, defenses.items(), strict=False)):
         first = place == 0
-        _plot(axes, plain, STYLES[0], PLAIN if first else "")
-        _plot(axes, lines, STYLES[1], "the defense" if first else "")
+        _plot(axes, plain, STYLES[0], f"{PLAIN}, all attacks" if first else "")
+        if lines and name in naive:
+            _plot(axes, naive[name], STYLES[2], "naive attack" if first else "")
+        _plot(axes, lines, STYLES[1], "all attacks" if first else "")
         if not lines:
             axes.text(0.55, 0.7, "panel\nincomplete", ha="center", size=6, transform=axes.transAxes)
         _frame(axes, table.norm)
-        axes.set_title(textwrap.fill(_legible(name), TITLE), size=5.5, pad=2)
+        title = textwrap.fill(_legible(name), TITLE)
+        axes.set_title(f"{title}\n{verdicts[name]['verdict']}", size=5.5, pad=2)
     for axes in grid[len(defenses) :]:
         axes.set_axis_off()
-    figure.supxlabel(UNITS[table.norm], size=7)
+    figure.supxlabel(_under(table), size=7)
     figure.supylabel("accuracy left, %", size=7)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=2, handlelength=2.6)
+    figure.legend(handles, names, loc="outside upper center", ncols=3, handlelength=2.6)
     return figure
 
 

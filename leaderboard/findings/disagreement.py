@@ -12,9 +12,10 @@ import pandas as pd
 
 from bench.base.types import Results
 from leaderboard.figures.style import STYLES, WIDTH, new_grid, styled
-from leaderboard.findings.finding import TRAINED, Finding, each, groups
+from leaderboard.findings.finding import TRAINED, Finding, groups, told
 from leaderboard.findings.material import Material
-from leaderboard.tables.cells import Row, percent
+from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import each, percent, shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,42 +31,17 @@ def disagreement(results: Results) -> Finding | None:
     trained, control = held(results)
     if trained is None or control is None:
         return None
-    apart, twins = (_shares(pair) for pair in (trained, control))
-    tau = (
-        f"{each(_seeds(trained, 'order_tau'), 2)} against {each(_seeds(control, 'order_tau'), 2)}"
-        if any(value is not None for value in _seeds(trained, "order_tau"))
-        else "is undefined, for there are too few"
-    )
-    return Finding(
-        "Which samples a network is sure of",
-        (
-            (
-                "The top probabilities of the adversarially trained and the undefended network "
-                f"differ by a quarter or more on {_percents(apart)} of the test images, those of "
-                f"two undefended networks with other seeds on {_percents(twins)}: "
-                f"{_compared(trained, control)}."
-            ),
-            (
-                "Their rank correlation over the images is "
-                f"{each(_seeds(trained, 'confidence_correlation'), 2)} against "
-                f"{each(_seeds(control, 'confidence_correlation'), 2)} between the two undefended, "
-                f"and Kendall's τ of the orders of the incorrect classes {tau}."
-            ),
-        ),
-        [
-            (
-                "Against the undefended network on clean test images, one value a seed.",
-                table(results),
-            )
-        ],
+    caption = "Against the undefended network on clean test images, one value a seed."
+    keys = ("confidence_correlation", "order_tau")
+    return told(
+        "disagreement",
+        [(caption, table(results))],
         (JOINT, PANEL),
-        (
-            (
-                "The second figure shows the images on which the two differ most, each way, with "
-                "both top probabilities. Differences are of top probabilities, whatever the class "
-                "they are for."
-            ),
-        ),
+        apart=_shares(trained),
+        twins=_shares(control),
+        more=_more(trained, control),
+        trained={key: _seeds(trained, key) for key in keys},
+        control={key: _seeds(control, key) for key in keys},
     )
 
 
@@ -82,16 +58,11 @@ def _measured(pair: Row) -> bool:
     return any("apart" in seed for seed in pair["seeds"])
 
 
-def _compared(trained: Row, control: Row) -> str:
-    """Say at which of the seeds that both have the first pair differs on more images."""
+def _more(trained: Row, control: Row) -> list[bool]:
+    """Return of each seed that both have whether the first pair differs on more images."""
     shares = [{seed["seed"]: seed.get("apart") for seed in p["seeds"]} for p in (trained, control)]
     both = [(a, shares[1].get(seed)) for seed, a in shares[0].items()]
-    signs = [a > b for a, b in both if a is not None and b is not None]
-    if not signs:
-        return "at no seed both are known"
-    if len(signs) == 1:
-        return "more at the one seed" if signs[0] else "not more at the one seed"
-    return f"more at {sum(signs)} of {len(signs)} seeds"
+    return [a > b for a, b in both if a is not None and b is not None]
 
 
 def _seeds(pair: Row, key: str) -> list[float | None]:
@@ -100,14 +71,6 @@ def _seeds(pair: Row, key: str) -> list[float | None]:
 
 def _shares(pair: Row) -> list[float | None]:
     return _seeds(pair, "apart")
-
-
-def _percents(values: list[float | None]) -> str:
-    return _hundredfold(values) + " %"
-
-
-def _hundredfold(values: list[float | None]) -> str:
-    return each([None if value is None else 100 * value for value in values], 2)
 
 
 def table(results: Results) -> pd.DataFrame:
@@ -120,9 +83,12 @@ def table(results: Results) -> pd.DataFrame:
         lines.append(
             {
                 "defense": group.label,
-                "same class": _percents(_seeds(pair, "same_prediction")),
-                "Δ top probability, points": _hundredfold(_seeds(pair, "confidence_difference")),
-                "apart by ¼": _percents(_shares(pair)),
+                "same class": shares(_seeds(pair, "same_prediction")),
+                "Δ top probability, points": each(
+                    100 * v if v is not None else None
+                    for v in _seeds(pair, "confidence_difference")
+                ),
+                "apart by ¼": shares(_shares(pair), 2),
                 "rank correlation": each(_seeds(pair, "confidence_correlation"), 2),
                 "τ of the incorrect": each(_seeds(pair, "order_tau"), 2),
             }

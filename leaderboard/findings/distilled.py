@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from bench.base.types import Results
-from leaderboard.findings.finding import Finding, Group, groups, listed, shares
+from leaderboard.findings.finding import Finding, Group, groups, told
 from leaderboard.findings.students import by_seed, known, named, place
-from leaderboard.tables.cells import UNDEFINED, Row
+from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import UNDEFINED, fixed, ratio, shares
 
 STUDENT = "knowledge_distillation"
 
@@ -26,23 +27,12 @@ def smaller(results: Results) -> Finding | None:
     ]
     if not taught:
         return None
-    names = _taught(taught)
-    sizes = "; ".join(_size(results, pair, name) for pair, name in zip(taught, names, strict=True))
-    return Finding(
-        "What a student of another size keeps",
-        (
-            f"{sizes[:1].upper()}{sizes[1:]}.",
-            "Under attack, student against teacher: "
-            + "; ".join(
-                f"{name}, {listed([_kept(pair, at) for at in known(pair)])}"
-                for pair, name in zip(taught, names, strict=True)
-            )
-            + ".",
-        ),
-        [("Student beside teacher, one value a seed.", table(results, taught))],
-        (),
-        ("Inference and training time: cost.md, for seconds do not repeat.",),
-    )
+    students = [
+        {**_size(results, pair), "name": name, "kept": [_kept(pair, at) for at in known(pair)]}
+        for pair, name in zip(taught, _taught(taught), strict=True)
+    ]
+    caption = "Student beside teacher, one value a seed."
+    return told("smaller", [(caption, table(results, taught))], students=students)
 
 
 def _kept(pair: Row, at: Row) -> str:
@@ -55,15 +45,12 @@ def _taught(pairs: Sequence[Row]) -> list[str]:
     return [f"taught by {name}" for name in named([pair["first"] for pair in pairs])]
 
 
-def _size(results: Results, pair: Row, name: str) -> str:
+def _size(results: Results, pair: Row) -> dict[str, object]:
+    """Return the student's parameters as a multiple of its teacher's, and accuracy of both."""
     student, teacher = (_group(results, pair[who]) for who in ("first", "second"))
     small, large = (group.mean("parameters") if group else None for group in (student, teacher))
-    ratio = f"{small / large:.2f}" if small and large else UNDEFINED
     right = [shares(g.by_seed("accuracy")) if g else UNDEFINED for g in (student, teacher)]
-    return (
-        f"with {ratio} times the parameters, the student {name} classifies {right[0]} of the "
-        f"test split correctly where its teacher has {right[1]}"
-    )
+    return {"size": ratio(small, large) if small else UNDEFINED, "right": right}
 
 
 def _group(results: Results, defense: Row) -> Group | None:
@@ -83,9 +70,7 @@ def table(results: Results, taught: Sequence[Row]) -> pd.DataFrame:
             group = _group(results, pair[who])
             line = {
                 "defense": pair[who]["defense"] if who == "second" else f"student, {name}",
-                "parameters": UNDEFINED
-                if group is None or not group.mean("parameters")
-                else f"{group.mean('parameters'):.0f}",
+                "parameters": fixed(group.mean("parameters") if group else None, 0),
                 "accuracy": shares(group.by_seed("accuracy")) if group else UNDEFINED,
             }
             for at in known(pair):

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from leaderboard.tables.cells import UNDEFINED, Row, labels
-
-MINUS = "−"
+from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.numbers import each, fixed, given, points, shares, spanned
 
 TRAINED = ("adversarial_training", "trades", "virtual_adversarial_training")
 """Defenses that train on perturbed inputs: what the findings call robust training."""
 
 WHOLE = (-math.inf, math.inf)
-
-TINY = 1e-3
-"""Below, a number is written in powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,49 @@ class Group:
     def spanned(self, key: str, digits: int = 3) -> str:
         """Return the mean over seeds, with brackets that span the intervals of all seeds."""
         ends = [row[f"{key}_ci"] for row in self.rows if row.get(f"{key}_ci") is not None]
-        text = number(self.mean(key), digits)
-        if not ends:
-            return text
-        low, high = min(low for low, _ in ends), max(high for _, high in ends)
-        return f"{text} [{number(low, digits)}, {number(high, digits)}]"
+        bounds = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
+        return spanned(self.mean(key), bounds, digits)
+
+
+def told(
+    name: str,
+    tables: Sequence[tuple[str, pd.DataFrame]],
+    figures: Sequence[str] = (),
+    **numbers: object,
+) -> Finding:
+    """Return the finding whose words stand in ``templates/finding-NAME.j2``.
+
+    Its blocks ``title``, ``first``, ``second`` and ``notes``, a paragraph each, take ``numbers``.
+    """
+    template = _words().get_template(f"finding-{name}.j2")
+    context = template.new_context(dict(numbers))
+    title, first, second, notes = (
+        "".join(template.blocks[block](context)) for block in ("title", "first", "second", "notes")
+    )
+    paragraphs = [_prose(text) for text in notes.split("\n\n") if text.strip()]
+    return Finding(
+        _prose(title), (_prose(first), _prose(second)), tables, figures, tuple(paragraphs)
+    )
+
+
+def _prose(text: str) -> str:
+    """Return what a template made as one line, without a blank before a stop."""
+    return re.sub(r" ([.,:;])", r"\1", " ".join(text.split()))
+
+
+@cache
+def _words() -> Environment:
+    words = Environment(
+        loader=PackageLoader("leaderboard"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=False,  # noqa: S701 (the page escapes what a finding says)
+    )
+    words.filters.update(
+        each=each, fixed=fixed, given=given, listed=listed, points=points, shares=shares
+    )
+    return words
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:
@@ -100,40 +137,6 @@ def apart(low: Group, high: Group, key: str) -> bool:
     if not all(sides):
         return False
     return bool(max(high for _, high in sides[0]) < min(low for low, _ in sides[1]))
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Return a number to so many significant digits, or a dash where it is undefined.
-
-    Never fewer digits than before the point; in powers of ten only below a thousandth.
-    """
-    if value is None:
-        return UNDEFINED
-    if value and abs(value) < TINY:
-        return f"{value:.1e}".replace("-", MINUS)
-    # Of the rounded number: 99.96 has three digits before the point. Plus zero: none is negative.
-    size = int(f"{value:.{digits - 1}e}".partition("e")[2])
-    return f"{value + 0.0:.{max(0, digits - 1 - size)}f}".replace("-", MINUS)
-
-
-def each(values: Sequence[float | None], digits: int = 3) -> str:
-    """Return one value a seed, as ``6.51 / – / 6.60``."""
-    return " / ".join(number(value, digits) for value in values) or UNDEFINED
-
-
-def shares(values: Iterable[float | None]) -> str:
-    """Return one share a seed in per cent, as ``77.3 / 74.0 / 75.1 %``."""
-    known = [UNDEFINED if value is None else f"{100 * value:.1f}" for value in values]
-    return " / ".join(known) + " %" if known else UNDEFINED
-
-
-def points(value: float | None, bounds: Sequence[float] | None) -> str:
-    """Return a difference of shares in points with its interval, as ``−8.1 [−11.0, −5.2]``."""
-    if value is None or bounds is None:
-        return UNDEFINED
-    # Rounded before it is signed: no zero is negative.
-    shown, low, high = (round(100 * share, 1) + 0.0 for share in (value, *bounds))
-    return f"{shown:+.1f} [{low:.1f}, {high:.1f}]".replace("-", MINUS)
 
 
 def listed(words: Sequence[str]) -> str:

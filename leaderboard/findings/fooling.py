@@ -14,10 +14,11 @@ import pandas as pd
 from bench.base.types import Results
 from leaderboard.figures.mosaic import Image, stored
 from leaderboard.figures.style import WIDTH, new_grid, styled
-from leaderboard.findings.finding import Finding, Group, groups, listed, shares
+from leaderboard.findings.finding import Finding, Group, groups, listed, told
 from leaderboard.findings.logits import short
 from leaderboard.findings.material import Material
-from leaderboard.tables.cells import UNDEFINED, Row, labels
+from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.numbers import UNDEFINED, given, shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +105,8 @@ def fooling(results: Results) -> Finding | None:
     found = views(results)
     if not found or all(len(view.groups) == 1 for view in found):
         return None
-    goal = f"{100 * strongest(found).confidence:g} %"
+    best = strongest(found)
+    goal = f"{given(100 * best.confidence)} %"
     tables = [
         (
             f"Attempts that end with {goal} or more for their target, by what is climbed.",
@@ -122,75 +124,40 @@ def fooling(results: Results) -> Finding | None:
     if any(group.mean("zero_gradient_share") for view in found for group in view.groups):
         zeros = table(found, lambda group: shares(group.values("zero_gradient_share")))
         tables.append(("Gradients that are exactly zero.", zeros))
-    return Finding(
-        "How sure does a network become of noise?",
-        (reached(found), stopped(found)),
+    less = {view.label: view.held_back() for view in found}
+    alike: dict[str, list[str]] = {}
+    for view in found:
+        alike.setdefault(listed(less[view.label]) or "no defense", []).append(view.words)
+    still = less[best.label]
+    once = [n for view in found if view.output == best.output for n in less[view.label]]
+    anywhere = [n for view in found for n in less[view.label]]
+    parts = {"masked": _only(anywhere, once), "unlucky": _only(once, still), "held": still}
+    return told(
+        "fooling",
         tables,
         (FIGURE,),
-        (
-            (
-                "An attempt starts from uniform noise and has one class for its target; the paper "
-                "climbs the probability. Differences are paired with the undefended network of the "
-                "same seed. What a person sees in these inputs is not measured."
-            ),
-        ),
-    )
-
-
-def reached(found: Sequence[View]) -> str:
-    """Say what the strongest climb reaches on the undefended network, and who needs more steps."""
-    best = strongest(found)
-    plain = best.plain
-    slower = [
-        f"{name(group)} ({_steps(group)})"
-        for group in best.groups
-        if group.defense != PLAIN and _slower(group, plain)
-    ]
-    return (
-        f"Climbing {best.words}, {shares(plain.values('success_rate'))} of the attempts on the "
-        f"undefended network end with {100 * best.confidence:g} % or more for their target, after "
-        f"{_steps(plain)} steps in the median; more at every seed: "
-        f"{listed(slower) or 'no defense'}."
+        best=best,
+        goal=goal,
+        steps=_steps(best.plain),
+        slower=[
+            f"{name(group)} ({_steps(group)})"
+            for group in best.groups
+            if group.defense != PLAIN and _slower(group, best.plain)
+        ],
+        alike=alike,
+        output=OUTPUTS[best.output],
+        parts={what: names for what, names in parts.items() if names},
     )
 
 
 def _steps(group: Group) -> str:
-    return " / ".join(f"{value:g}" for value in group.values("steps")) or UNDEFINED
+    return " / ".join(map(given, group.values("steps"))) or UNDEFINED
 
 
 def _slower(group: Group, plain: Group) -> bool:
     steps = {row["seed"]: row["steps"] for row in plain.rows}
     both = [(row["steps"], steps.get(row["seed"])) for row in group.rows]
     return all(mine is not None and other is not None and mine > other for mine, other in both)
-
-
-def stopped(found: Sequence[View]) -> str:
-    """Say which defenses hold attempts back, and whether log-odds and more noises get through."""
-    best = strongest(found)
-    less = {view.label: view.held_back() for view in found}
-    alike: dict[str, list[str]] = {}
-    for view in found:
-        alike.setdefault(listed(less[view.label]) or "no defense", []).append(view.words)
-    told = [f"on {listed(words)} with {names}" for names, words in alike.items()]
-    still = less[best.label]
-    once = [n for view in found if view.output == best.output for n in less[view.label]]
-    anywhere = [n for view in found for n in less[view.label]]
-    parts = [
-        f"{listed(names)} {what}"
-        for names, what in (
-            (
-                _only(anywhere, once),
-                f"not on {OUTPUTS[best.output]}: masking, for the inputs exist",
-            ),
-            (_only(once, still), f"not on {best.words}: other noises get there"),
-            (still, f"on {best.words} too"),
-        )
-        if names
-    ]
-    return (
-        "Fewer attempts succeed than on the undefended network, beyond the interval at every "
-        f"seed: {', '.join(told)}; {'; '.join(parts) or 'nothing holds the climb back'}."
-    )
 
 
 def _only(names: Sequence[str], others: Sequence[str]) -> list[str]:

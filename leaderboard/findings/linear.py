@@ -14,10 +14,11 @@ import pandas as pd
 
 from bench.base.types import Results
 from leaderboard.figures.style import PUBLISHED, STYLES, WIDTH, Style, legend, new_grid, styled
-from leaderboard.findings.finding import Finding, listed, points, shares
+from leaderboard.findings.finding import Finding, listed, told
 from leaderboard.findings.material import Material
 from leaderboard.findings.networks import PLAIN, network_name
-from leaderboard.tables.cells import UNDEFINED, Row, interval
+from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import UNDEFINED, given, interval, shares
 from leaderboard.tables.papers import Published, Quantity, published
 
 if TYPE_CHECKING:
@@ -55,23 +56,47 @@ class Comparison:
     open: tuple[float, ...]
     values: tuple[tuple[float, tuple[float, float]], ...]
 
+    @property
+    def clauses(self) -> list[str]:
+        """What shows at which budgets, in words."""
+        groups = {
+            "more often": self.more,
+            "less often": self.less,
+            "neither clearly more nor less often": self.open,
+        }
+        total = sum(map(len, groups.values()))
+        return [
+            f"{how} at every eps"
+            if len(budgets) == total > 1
+            else f"{how} at eps {listed([given(eps) for eps in budgets])}"
+            for how, budgets in groups.items()
+            if budgets
+        ]
+
 
 def linear(results: Results) -> Finding | None:
     """Tell how often a linear model errs under FGSM, and whether more often than deeper ones."""
     grids = {key: grid(results, *key) for key in ATTACKS}
-    key = next((k for k in (("fgsm", "log_odds"), ("fgsm", "deployed")) if told(grids[k])), None)
+    key = next(
+        (k for k in (("fgsm", "log_odds"), ("fgsm", "deployed")) if both_met(grids[k])), None
+    )
     if key is None:
         return None
-    shown = {k: g for k, g in grids.items() if told(g)}
+    shown = {k: g for k, g in grids.items() if both_met(g)}
     tables = [(_caption(k, shown[k]), table(shown[k])) for k in shown]
     if not (beside := beside_published(results, grids["fgsm", "deployed"])).empty:
         tables.insert(0, (f"{ATTACKS['fgsm', 'deployed']}, beside the paper.", beside))
-    return Finding(
-        "Is a linear model as vulnerable as a deep one?",
-        (errors(grids[key], ATTACKS[key]), versus(grids[key])),
+    pgd = shown.get(("pgd", "log_odds"))
+    return told(
+        "linear",
         tables,
         (FIGURE,),
-        tuple(_notes(shown)),
+        linear=LINEAR,
+        attack=ATTACKS[key],
+        errors=errors(grids[key]),
+        compared=compare(grids[key]),
+        lost=_lost(shown),
+        stronger=None if pgd is None else compare(pgd),
     )
 
 
@@ -98,7 +123,7 @@ def grid(results: Results, attack: str, output: str) -> Grid:
     return {name: dict(sorted(budgets.items())) for name, budgets in found.items()}
 
 
-def told(of: Grid) -> bool:
+def both_met(of: Grid) -> bool:
     """Return whether the linear model and another network met the attack."""
     return LINEAR in of and len(of) > 1
 
@@ -108,26 +133,21 @@ def error(row: Row) -> float | None:
     return None if row["robust_accuracy"] is None else 1 - float(row["robust_accuracy"])
 
 
-def errors(of: Grid, attack: str) -> str:
-    """Say how often each network errs, and how sure it is of what it was misled to."""
-    budgets = list(dict.fromkeys(eps for network in of.values() for eps in network))
-    chosen = sorted({max(budgets), *({PAPER} & set(budgets))})
-    parts = [
-        f"at eps {eps:g} "
-        + listed(
-            [
-                f"{name} on {shares(error(row) for row in at[eps].values())} "
-                f"({shares(row[CONFIDENCE] for row in at[eps].values())})"
-                for name, at in of.items()
-                if eps in at
-            ]
-        )
-        for eps in chosen
-    ]
-    return (
-        f"Under {attack} the networks err on this share of the sources, with this confidence "
-        f"where they were misled: {'; '.join(parts)}."
-    )
+def errors(of: Grid) -> dict[float, list[str]]:
+    """Return how often each network errs, and how sure it is of what it was misled to, by budget.
+
+    At the paper's budget and at the largest.
+    """
+    budgets = {eps for network in of.values() for eps in network}
+    return {
+        eps: [
+            f"{name} on {shares(error(row) for row in at[eps].values())} "
+            f"({shares(row[CONFIDENCE] for row in at[eps].values())})"
+            for name, at in of.items()
+            if eps in at
+        ]
+        for eps in sorted({max(budgets), *({PAPER} & budgets)})
+    }
 
 
 def compare(of: Grid) -> list[Comparison]:
@@ -173,43 +193,11 @@ def _difference(first: Row, second: Row) -> tuple[float, tuple[float, float]]:
     )
 
 
-def versus(of: Grid) -> str:
-    """Say where the linear model is broken more often than another network, and where less."""
-    found = compare(of)
-    parts = []
-    for place, one in enumerate(found):
-        verb = "" if place else f"{LINEAR} is broken "
-        groups = (
-            ("more often", one.more),
-            ("less often", one.less),
-            ("neither clearly more nor less often", one.open),
-        )
-        clauses = [f"{how} at {_budgets(budgets, one)}" for how, budgets in groups if budgets]
-        lowest, highest = one.values[0], one.values[-1]
-        parts.append(
-            f"gainst {one.network}, {verb}{listed(clauses)} "
-            f"(by {points(*lowest)} to {points(*highest)} points)"
-        )
-    if any(one.less for one in found):
-        whole = "it is clearly the less vulnerable at some budget"
-    elif any(one.open for one in found):
-        whole = "it is nowhere clearly the less vulnerable"
-    else:
-        whole = "it is the more vulnerable at every budget"
-    return f"A{'; a'.join(parts)}: {whole}."
-
-
-def _budgets(budgets: tuple[float, ...], one: Comparison) -> str:
-    if len(budgets) == len(one.more + one.less + one.open) > 1:
-        return "every eps"
-    return f"eps {listed([f'{eps:g}' for eps in budgets])}"
-
-
 def table(of: Grid) -> pd.DataFrame:
     """Return success and confidence: budgets down, networks across."""
     lines = []
     for eps in sorted({eps for budgets in of.values() for eps in budgets}):
-        line = {"eps": f"{eps:g}"}
+        line = {"eps": given(eps)}
         for name, budgets in of.items():
             rows = list(budgets.get(eps, {}).values())
             line[name] = _rates(rows)
@@ -242,7 +230,7 @@ def beside_published(results: Results, of: Grid) -> pd.DataFrame:
             lines += [
                 {
                     "network": name,
-                    "eps": f"{eps:g}",
+                    "eps": given(eps),
                     "error": shares(error(row) for row in rows),
                     "confidence": shares(row[CONFIDENCE] for row in rows),
                     "from": "this run",
@@ -252,7 +240,7 @@ def beside_published(results: Results, of: Grid) -> pd.DataFrame:
         lines += [
             {
                 "network": figure.place or UNDEFINED,
-                "eps": f"{eps:g}",
+                "eps": given(eps),
                 "error": shares([figure.scaled]),
                 "confidence": shares([sure.get(figure.place)]),
                 "from": f"{figure.paper}, {figure.certainty}",
@@ -283,50 +271,28 @@ def _caption(key: tuple[str, str], of: Grid) -> str:
     )
 
 
-def _notes(shown: dict[tuple[str, str], Grid]) -> list[str]:
-    """Say how the comparison was made, and what stands in its way."""
-    notes = [
-        (
-            "error: the share of all sources that are misclassified, those included that are "
-            "without an attack; confidence: the mean in the wrong class, over the successes. "
-            "Differences of success are paired over common sources where one of the two is the "
-            "undefended network, and Newcombe's elsewhere (95 %)."
-        ),
-        (
-            "FGSM takes one step, which is near the best one where the model is linear, and not "
-            "where it bends: it may make a deep network look the stronger."
-        ),
-    ]
-    both = [shown.get(("fgsm", output)) for output in ("deployed", "log_odds")]
-    if both[0] is not None and both[1] is not None:
-        lost = [
-            (row["success_rate"] - both[0][name][eps][seed]["success_rate"], name, eps)
-            for name, budgets in both[1].items()
-            for eps, seeds in budgets.items()
-            for seed, row in seeds.items()
-            if seed in both[0].get(name, {}).get(eps, {})
-        ]
-        most, name, eps = max(lost)
-        notes.append(
-            f"On cross-entropy FGSM breaks up to {100 * most:.1f} points less than on log-odds "
-            f"({name}, eps {eps:g}): its gradient is lost in float32 where a network is sure."
-            if most > 0
-            else "On cross-entropy FGSM breaks as much as on log-odds, or more."
-        )
-    if ("pgd", "log_odds") in shown:
-        notes.append(f"Under PGD on log-odds: {_lower(versus(shown['pgd', 'log_odds']))}")
-    return notes
+def _lost(shown: dict[tuple[str, str], Grid]) -> tuple[float, str, float] | None:
+    """Return by how much FGSM on cross-entropy stays behind log-odds at most, where and when.
 
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+    None where the run has not both.
+    """
+    deployed, exact = (shown.get(("fgsm", output)) for output in ("deployed", "log_odds"))
+    if deployed is None or exact is None:
+        return None
+    return max(
+        (row["success_rate"] - deployed[name][eps][seed]["success_rate"], name, eps)
+        for name, budgets in exact.items()
+        for eps, seeds in budgets.items()
+        for seed, row in seeds.items()
+        if seed in deployed.get(name, {}).get(eps, {})
+    )
 
 
 @styled
 def draw_linear(results: Results, _: Material) -> dict[str, Figure]:
     """Draw the error of each network against the budget, beside the published ones."""
     found = {key: grid(results, *key) for key in ATTACKS if key[0] == "fgsm"}
-    shown = {key: of for key, of in found.items() if told(of)}
+    shown = {key: of for key, of in found.items() if both_met(of)}
     if not shown:
         return {}
     figure, axes = new_grid(1, len(shown), len(shown) * WIDTH)

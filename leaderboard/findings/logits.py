@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,13 +21,12 @@ from leaderboard.findings.finding import (
     Finding,
     Group,
     apart,
-    each,
     groups,
-    listed,
-    number,
+    told,
 )
 from leaderboard.findings.material import Material
 from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import each, given, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,67 +47,43 @@ def logits(results: Results) -> Finding | None:
     tables = [(f"On the clean sources: {SPANNED}.", size_table(results))]
     if attacked := attack_table(results):
         tables.append(attacked)
-    return Finding(
-        "What adversarial training and distillation do to the logits",
-        (
-            lowered(plain, robust),
-            raised(plain, [g for g in found if g.defense == "distillation"], robust),
-        ),
+    distilled = sorted(
+        (g for g in found if g.defense == "distillation"),
+        key=lambda group: float(group.params["temperature"]),
+    )
+    grows = all(
+        apart(low, high, key)
+        for low, high in itertools.pairwise([plain, *distilled])
+        for key in SIZES
+    )
+    return told(
+        "logits",
         tables,
         (FIGURE,),
-        (
-            (
-                "max logit: the largest logit; gap: the largest minus the runner-up; entropy in "
-                "nats. The sentences are about the whole test split, each seed: models.json."
-            ),
-            (
-                "τ: Kendall's, between the orders of the incorrect classes of one image before and "
-                "after the attack, which is not made on sources that the model misclassifies."
-            ),
-        ),
+        plain=[f"{each(plain.by_seed(key))} ({name})" for key, name in SIZES.items()],
+        robust=[
+            {
+                "name": short(g),
+                "sizes": [f"the mean {n} is {each(g.by_seed(key))}" for key, n in SIZES.items()],
+                "sides": _sides(plain, g),
+            }
+            for g in robust
+        ],
+        steps=[
+            f"{each(g.by_seed('max_logit'))} at T = {given(g.params['temperature'])}"
+            for g in distilled
+        ],
+        grows=grows,
+        lowers=all(apart(g, plain, key) for g in robust for key in SIZES),
     )
 
 
-def lowered(plain: Group, robust: Sequence[Group]) -> str:
-    """Say what adversarial training does to max logit and gap, whichever way it goes."""
-    told = []
-    for group in robust:
-        sizes = [f"the mean {name} is {each(group.by_seed(key))}" for key, name in SIZES.items()]
-        told.append(f"with {short(group)} {listed(sizes)} ({held_against(plain, group)})")
-    of_plain = [f"{each(plain.by_seed(key))} ({name})" for key, name in SIZES.items()]
-    return f"Undefended, the means over the test images are {listed(of_plain)}; {'; '.join(told)}."
-
-
-def held_against(plain: Group, group: Group) -> str:
-    """Say on which side of ``plain`` max logit and gap of ``group`` are, if on one."""
-    sides = {
+def _sides(plain: Group, group: Group) -> dict[str, str]:
+    """Return on which side of ``plain`` max logit and gap of ``group`` are, if on one."""
+    return {
         name: "lower" if apart(group, plain, key) else "higher" if apart(plain, group, key) else ""
         for key, name in SIZES.items()
     }
-    if len(set(sides.values())) == 1:
-        side = next(iter(sides.values()))
-        return f"{side}, and the intervals do not meet" if side else "not clearly apart"
-    return listed([f"the {name} {side or 'not clearly apart'}" for name, side in sides.items()])
-
-
-def raised(plain: Group, distilled: Sequence[Group], robust: Sequence[Group] = ()) -> str:
-    """Say what defensive distillation does to them as T grows, beside adversarial training."""
-    if not distilled:
-        return "No distilled network stands beside them in this run."
-    ordered = sorted(distilled, key=lambda g: float(g.params["temperature"]))
-    steps = [f"{each(g.by_seed('max_logit'))} at T = {g.params['temperature']:g}" for g in ordered]
-    chain = [plain, *ordered]
-    pairs = itertools.pairwise(chain)
-    grows = all(apart(low, high, key) for low, high in pairs for key in SIZES)
-    lowers = bool(robust) and all(apart(g, plain, key) for g in robust for key in SIZES)
-    how = (
-        "from undefended on, it and the mean logit gap grow at every step of T, and the intervals "
-        "do not meet" + (": the opposite of adversarial training" if lowers else "")
-        if grows
-        else "from undefended on, it and the mean logit gap do not both grow beyond the intervals "
-        "at every step of T"
-    )
-    return f"Defensive distillation has a mean max logit of {listed(steps)}; {how}."
 
 
 def size_table(results: Results) -> pd.DataFrame:
@@ -193,6 +167,7 @@ def draw_logits(results: Results, material: Material) -> dict[str, Figure]:
                        label=short(group), marker=style.marker, markevery=0.25, markersize=3.5,
                        markerfacecolor=face)  # fmt: skip
         place.set_xscale("log")
+        place.xaxis.set_minor_formatter("")  # within a decade or two they would overprint
         place.set_xlabel(f"{name} at T = 1")
         place.set_ylabel("test images up to here, %")
     legend(figure, 4)
@@ -219,9 +194,9 @@ def drawn(group: Group) -> bool:
 def short(group: Group) -> str:
     """Return a label that fits a legend or a sentence."""
     if group.defense == "distillation":
-        return f"distilled, T = {group.params['temperature']:g}"
+        return f"distilled, T = {given(group.params['temperature'])}"
     if group.defense == "adversarial_training":
-        return f"{group.params['method'].upper()} training, ε = {group.params['eps']:g}"
+        return f"{group.params['method'].upper()} training, ε = {given(group.params['eps'])}"
     if "teacher" in group.params:
         return f"student of {group.params['teacher']['name'].replace('_', ' ')}"
     return group.defense.replace("_", " ")

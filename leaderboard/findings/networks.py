@@ -14,9 +14,10 @@ import pandas as pd
 
 from bench.base.types import Results, ThreatModel
 from leaderboard.figures.style import WIDTH, new_figure, styled
-from leaderboard.findings.finding import Finding, shares
+from leaderboard.findings.finding import Finding, told
 from leaderboard.findings.material import Material
-from leaderboard.tables.cells import UNDEFINED, Row
+from leaderboard.tables.cells import Row
+from leaderboard.tables.numbers import UNDEFINED, fixed, shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,34 +146,32 @@ def networks(results: Results) -> Finding | None:
     if not any(kind(one.victim, one.source) in (HALVES, ACROSS) for one in _black(found)):
         return None
     row = next(iter(found[0].rows.values()))
-    made = f"{_inner(row)['name'].upper()}, {ThreatModel(**row['threat'])}"
-    return Finding(
-        "Do adversarial inputs carry over to other architectures and other training data?",
-        (broken(found, made), beyond(found)),
+    kinds = by_kind(found)
+    across = kinds.get(ACROSS, [])
+    ordered = sorted(across, key=lambda one: sum(means([one.rows])) / len(one.rows))
+    caption = (
+        "Success rate on the correctly classified sources of each victim (down), by the network "
+        "that the inputs were made on (across), one value a seed; in brackets, on the diagonal, "
+        "the two are the same network: white box."
+    )
+    return told(
+        "networks",
         [
-            (
-                (
-                    "Success rate on the correctly classified sources of each victim (down), by "
-                    "the network that the inputs were made on (across), one value a seed; in "
-                    "brackets, on the diagonal, the two are the same network: white box."
-                ),
-                table(found),
-            ),
+            (caption, table(found)),
             ("Means over the pairs of each kind, one value a seed.", kinds_table(found)),
         ],
         (FIGURE,),
-        (
-            (
-                "Noise moves every feature by the whole budget, up or down at random, once. Beyond "
-                "noise: the 95 % interval lies above that of noise on the same victim."
-            ),
-            (
-                "The networks of one column meet the same inputs, on the sources that each "
-                "classifies correctly. White box is what this attack reaches on the network "
-                "itself, not the most that any could. Networks of half the images are another kind "
-                "of victim too: kinds differ in their victims, not in their sources alone."
-            ),
-        ),
+        made=f"{_inner(row)['name'].upper()}, {ThreatModel(**row['threat'])}",
+        names=KINDS,
+        broken=_broken(found),
+        judged={
+            name: counts for name in (HALVES, ACROSS) if (counts := _above(kinds.get(name, ())))
+        },
+        within=_within(kinds),
+        ends=[
+            f"{one.source.label} to {one.victim.label} ({shares(means([one.rows]))})"
+            for one in ordered[:1] + ordered[-1:]
+        ],
     )
 
 
@@ -199,59 +198,30 @@ def _noise(found: Sequence[Crossing]) -> list[dict[int, Row]]:
     return list({one.victim: one.noise for one in found if one.noise}.values())
 
 
-def broken(found: Sequence[Crossing], made: str) -> str:
-    """Say what share of the sources the inputs of each kind of network break."""
-    parts = [
-        f"made on {KINDS[name]} they break {shares(means(p.rows for p in pairs))} of the sources"
-        for name, pairs in by_kind(found).items()
-        if name != SHARED
-    ]
+def _broken(found: Sequence[Crossing]) -> dict[str, list[float]]:
+    """Return what share of the sources the inputs of each kind of network break, by seed."""
+    rates = {name: means(p.rows for p in of) for name, of in by_kind(found).items()}
+    rates.pop(SHARED, None)
     if white := [one.rows for one in found if one.white_box]:
-        parts.append(f"made on the victim itself {shares(means(white))}")
+        rates["made on the victim itself"] = means(white)
     if noise := _noise(found):
-        parts.append(f"noise of the same size breaks {shares(means(noise))}")
-    return f"Inputs of {made}, means over the pairs of networks: {'; '.join(parts)}."
+        rates["noise of the same size breaks"] = means(noise)
+    return rates
 
 
-def beyond(found: Sequence[Crossing]) -> str:
-    """Say in how many pairs they break more than noise does, and which architecture takes most."""
-    kinds = by_kind(found)
-    parts, every, some = [], True, False
-    for name in (HALVES, ACROSS):
-        judged = [one for one in kinds.get(name, []) if one.above_noise is not None]
-        if judged:
-            above = sum(bool(one.above_noise) for one in judged)
-            parts.append(f"{above} of {len(judged)} pairs with {KINDS[name]}")
-            every &= above == len(judged)
-            some |= above > 0
-    how = "they carry over in all of them" if every else "they do not carry over in all of them"
-    how = how if some else "none of them shows that they carry over"
-    told = (
-        f"They break more than noise, beyond the intervals and at every seed, in "
-        f"{' and in '.join(parts)}: {how}"
-        if parts
-        else "No noise stands beside them in this run"
-    )
-    return f"{told}{_within(kinds)}."
+def _above(pairs: Iterable[Crossing]) -> tuple[int, int] | None:
+    """Return how many pairs break more than noise, of how many that it stands beside."""
+    judged = [one.above_noise for one in pairs if one.above_noise is not None]
+    return (sum(judged), len(judged)) if judged else None
 
 
-def _within(kinds: dict[str, list[Crossing]]) -> str:
-    """Say whether more carries over within an architecture than across, and name the extremes."""
-    across = kinds.get(ACROSS, [])
-    if not across:
-        return ""
-    ordered = sorted(across, key=lambda one: sum(means([one.rows])) / len(one.rows))
-    least, most = (
-        f"{one.source.label} to {one.victim.label} ({shares(means([one.rows]))})"
-        for one in (ordered[0], ordered[-1])
-    )
+def _within(kinds: dict[str, list[Crossing]]) -> bool | None:
+    """Return whether more carries over within an architecture than across, at every seed."""
     same = [one.rows for name in (SEED, HALVES, SHARED) for one in kinds.get(name, [])]
-    ends = f"; across architectures the most from {most}, the least from {least}"
-    if not same:
-        return ends
-    pairs = list(zip(means(same), means(one.rows for one in across), strict=False))
-    more = "more" if all(a > b for a, b in pairs) else "not more at every seed"
-    return f", {more} within an architecture than across{ends}"
+    if not same or ACROSS not in kinds:
+        return None
+    pairs = zip(means(same), means(one.rows for one in kinds[ACROSS]), strict=False)
+    return all(a > b for a, b in pairs)
 
 
 def table(found: Sequence[Crossing]) -> pd.DataFrame:
@@ -307,7 +277,7 @@ def draw_networks(results: Results, _: Material) -> dict[str, Figure]:
         for over, value in enumerate(line):
             white = over < len(sources) and names[down] == sources[over]
             if not math.isnan(value):
-                axis.text(over, down, f"{value:.1f}", ha="center", va="center", fontsize=6,
+                axis.text(over, down, fixed(value), ha="center", va="center", fontsize=6,
                           color="black" if value > 50 else "white",
                           weight="bold" if white else "normal")  # fmt: skip
     axis.set_xticks(range(len(columns)), columns, rotation=40, ha="right")

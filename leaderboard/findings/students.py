@@ -6,16 +6,17 @@ classes. The manipulations are our own (``defenses.robust_distillation``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bench.base.types import Results
 from leaderboard.figures.style import STYLES, WIDTH, legend, new_grid, styled
-from leaderboard.findings.finding import TRAINED, Finding, listed, points, shares
+from leaderboard.findings.finding import TRAINED, Finding, listed, told
 from leaderboard.findings.material import Material
-from leaderboard.tables.cells import UNDEFINED, Row, labels
+from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.numbers import UNDEFINED, fixed, given, points, shares
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,41 +60,34 @@ def inheritance(results: Results) -> Finding | None:
     gained = {
         place(at): (at["delta"], at["ci"]) if turned else flipped(at, "ci") for at in known(pair)
     }
-    told = [
-        f"at {place(at)} {shares(by_seed(pair, at, mine))} of the sources stand "
-        f"against {shares(by_seed(pair, at, other))} ({points(*gained[place(at)])} points)"
-        for at in known(pair)
-    ]
     sure = [at for at in known(pair) if _one_sign(at)]
-    more = [at for at in sure if gained[place(at)][1][0] > 0]
-    less = [at for at in sure if gained[place(at)][1][1] < 0]
-    clauses = [
-        f"holds {word} than that of {plain} at {listed([place(at) for at in found])}, with an "
-        f"interval {side} zero and the same sign {at_seeds(found)}"
-        for found, word, side in ((more, "more", "above"), (less, "less", "below"))
-        if found
-    ]
-    last = f"The student of {robust} " + (
-        listed(clauses)
-        or f"is not shown to hold more or less than that of {plain}: nowhere is the difference "
-        f"beyond the interval and of one sign {at_seeds(known(pair))}"
+    sides = (
+        ("more", "above", [at for at in sure if gained[place(at)][1][0] > 0]),
+        ("less", "below", [at for at in sure if gained[place(at)][1][1] < 0]),
     )
-    return Finding(
-        "What a student inherits that sees no perturbation",
-        (
-            f"Taught by {robust} rather than by {plain}, on clean inputs: {'; '.join(told)}.",
-            f"{last}{_inherited(results, pair[mine])}.",
-        ),
+    return told(
+        "inheritance",
         [("Worst case of each student and of its teacher, one value a seed.", stand(results))],
-        (),
-        (
-            (
-                "Intervals are paired over the same sources, 95 % each, a source counted once for "
-                "all seeds: they are about these networks on other images, not about other "
-                "networks. The two students share their initial weights and the order of their "
-                f"batches.{_chance(results)}"
-            ),
-        ),
+        robust=robust,
+        plain=plain,
+        places=[
+            {
+                "place": place(at),
+                "mine": shares(by_seed(pair, at, mine)),
+                "other": shares(by_seed(pair, at, other)),
+                "gain": points(*gained[place(at)]),
+            }
+            for at in known(pair)
+        ],
+        sure=[
+            {"word": word, "side": side, "places": [place(at) for at in of], "seeds": at_seeds(of)}
+            for word, side, of in sides
+            if of
+        ],
+        seeds=at_seeds(known(pair)),
+        inherited=_inherited(results, pair[mine]),
+        saw=_robust(pair[mine]),
+        chance=_chance(results),
     )
 
 
@@ -107,54 +101,24 @@ def ranking(results: Results) -> Finding | None:
         keep(pair): [at for at in known(pair) if at["ci_family"][1] < 0 and _one_sign(at)]
         for pair in found
     }
-    losing = [
-        f"{name} (at {listed([place(at) for at in where])})"
-        for name, where in costs.items()
-        if where
-    ]
-    same = [name for name, where in costs.items() if not where]
-    failed = [keep(pair) for pair in _of_first(results) if not known(pair)]
-    every = [at for pair in found for at in known(pair)]
-    first = (
-        f"Against everything kept of {_teacher(found[0]['first'])}, these lose beyond the "
-        f"intervals, which hold together at each budget, and {at_seeds(every)}: "
-        f"{listed(losing) or 'none'}; of these no loss is shown: {listed(same) or 'none'}"
-        + (f"; these were not measured: {listed(failed)}." if failed else ".")
-    )
-    return Finding(
-        "Which part of the teacher's answers carries it",
-        (first, conclusion({name: [place(at) for at in where] for name, where in costs.items()})),
+    return told(
+        "ranking",
         [(f"keep, at {place(at)}", table(results, at)) for at in places],
         (FIGURE,),
-        (
-            (
-                "Differences in points of worst-case robust accuracy against keep = all under the "
-                "same teacher, paired over sources and seeds; the intervals hold for all "
-                "manipulations of one budget together (95 %, Bonferroni). Where no cost is shown "
-                "there may be one: the interval says how large. The manipulations are "
-                "our own: the paper's list is not at hand."
-            ),
-        ),
-    )
-
-
-def conclusion(costs: dict[str, list[str]]) -> str:
-    """Hold what the manipulations cost against what Seguin et al. conclude.
-
-    ``costs``: by manipulation, where it costs; one that was not measured is not in it.
-    """
-
-    def told(names: Iterable[str]) -> str:
-        tested = [name for name in names if name in costs]
-        if not tested:
-            return "was not measured"
-        return "costs robustness" if any(costs[name] for name in tested) else "shows no cost"
-
-    return (
-        "Seguin et al. 2021 conclude that sample-wise confidence and the order of the incorrect "
-        "classes carry the robustness; here taking the confidence of each sample away "
-        f"{told(SURENESS)}, levelling the incorrect classes, which takes their order and spread "
-        f"away, {told(LEVEL)}, and putting them in a wrong order {told(ORDER)}."
+        teacher=_teacher(found[0]["first"]),
+        seeds=at_seeds([at for pair in found for at in known(pair)]),
+        losing=[
+            f"{name} (at {listed([place(at) for at in where])})"
+            for name, where in costs.items()
+            if where
+        ],
+        same=[name for name, where in costs.items() if not where],
+        failed=[keep(pair) for pair in _of_first(results) if not known(pair)],
+        costs=list(costs),
+        costing=[name for name, where in costs.items() if where],
+        sureness=SURENESS,
+        level=LEVEL,
+        order=ORDER,
     )
 
 
@@ -228,7 +192,7 @@ def at_seeds(places: Sequence[Row]) -> str:
 
 def place(at: Row) -> str:
     """Return a budget in words: ``L∞ 0.1``, ``L0 2``."""
-    return f"{ {'linf': 'L∞', 'l2': 'L2', 'l0': 'L0'}[at['norm']] } {at['at']:g}"
+    return f"{ {'linf': 'L∞', 'l2': 'L2', 'l0': 'L0'}[at['norm']] } {given(at['at'])}"
 
 
 def keep(pair: Row) -> str:
@@ -270,30 +234,24 @@ def _teacher(defense: Row) -> str:
     return known_ones.get(name, other)
 
 
-def _inherited(results: Results, student: Row) -> str:
-    """Say how much of the teacher's own worst case its student has, where the teacher was met."""
+def _inherited(results: Results, student: Row) -> list[str]:
+    """Return how much of its teacher's own worst case a student has, where the teacher was met."""
     taught = [p for p in results.pairs if p["why"] == "taught" and p["first"] == student]
-    if not taught or not known(taught[0]):
-        return ""
-    told = [
+    return [
         f"{shares([_mean(at, 'first')])} against {shares([_mean(at, 'second')])} at {place(at)}"
-        for at in known(taught[0])
+        for at in (known(taught[0]) if taught else ())
     ]
-    saw = ", which did see them" if _robust(student) else ""
-    return f"; beside its teacher{saw}, it has {listed(told)}, means over seeds"
 
 
-def _chance(results: Results) -> str:
-    """Say how far two undefended networks lie apart that differ in their seed alone."""
+def _chance(results: Results) -> list[str]:
+    """Return how far two undefended networks lie apart that differ in their seed alone."""
     twins = [p for p in results.pairs if p["why"] == "undefended"]
     twins = [p for p in twins if p["first"]["defense"] == "twin" and known(p)]
-    if not twins:
-        return ""
-    told = [
-        f"{100 * max(abs(seed['delta']) for seed in at['seeds']):.1f} points apart at {place(at)}"
-        for at in known(twins[0])
+    return [
+        f"{fixed(100 * max(abs(seed['delta']) for seed in at['seeds']))} points apart "
+        f"at {place(at)}"
+        for at in (known(twins[0]) if twins else ())
     ]
-    return f" Two undefended networks of other seeds lie up to {listed(told)}: so much is chance."
 
 
 def _mean(at: Row, side: str) -> float | None:
@@ -365,8 +323,12 @@ def draw_students(results: Results, _: Material) -> dict[str, Figure]:
         return {}
     places, students = places_of(found), references(results)
     names = [keep(pair) for pair in found]
-    figure, axes = new_grid(1, len(places), min(2, len(places)) * WIDTH)
-    for axis, wanted in zip(axes, places, strict=True):
+    across = min(2, len(places))
+    down = -(-len(places) // across)
+    figure, axes = new_grid(down, across, across * WIDTH, 0.75 * WIDTH * down)
+    for axis in axes[len(places) :]:
+        axis.set_axis_off()
+    for axis, wanted in zip(axes, places, strict=False):
         axis.axvline(0, color="0.4", linewidth=0.7)
         for number, (teacher, student) in enumerate(zip(named(students), students, strict=True)):
             style = STYLES[number % len(STYLES)]
@@ -384,6 +346,6 @@ def draw_students(results: Results, _: Material) -> dict[str, Figure]:
                           label=f"teacher: {teacher.replace('_', ' ')}")  # fmt: skip
         axis.set_yticks(range(len(names)), names)
         axis.invert_yaxis()
-        axis.set_xlabel(f"Δ against keep = all, points, {place(wanted)}")
+        axis.set_xlabel(f"{place(wanted)}: points against keep = all")
     legend(figure, 2)
     return {FIGURE: figure}

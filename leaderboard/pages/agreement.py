@@ -9,7 +9,8 @@ import pandas as pd
 
 from bench.base.rows import CellRow
 from leaderboard.pages.markdown import page, table
-from leaderboard.tables.cells import UNDEFINED, interval, labels, percent, threat_tables
+from leaderboard.tables.cells import labels, threat_tables
+from leaderboard.tables.numbers import counted, fixed, interval, percent
 
 
 def agreement(
@@ -44,18 +45,14 @@ def _compare(
                 if row["status"] == "done"
                 else row["status"].upper(),
                 "features of successes": percent(row["features_success"]),
-                "outcomes that differ": _share(row["outcomes_differ"], row["compared"]),
-                "inputs that differ": _share(row["inputs_differ"], row["compared"]),
+                "outcomes that differ": counted(row["outcomes_differ"], row["compared"]),
+                "inputs that differ": counted(row["inputs_differ"], row["compared"]),
                 "invalid outputs": _invalid(row),
-                "seconds": UNDEFINED if taken is None else f"{taken:.2f}",
+                "seconds": fixed(taken, 2),
                 "note": row["reason"] or note(row, environment),
             }
         )
     return pd.DataFrame(lines)
-
-
-def _share(count: int | None, total: int | None) -> str:
-    return UNDEFINED if count is None else f"{count}/{total}"
 
 
 def _invalid(row: CellRow) -> str:

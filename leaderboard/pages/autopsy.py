@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -20,7 +20,17 @@ from leaderboard.tables.autopsy import (
     rate,
     share_stuck,
 )
-from leaderboard.tables.cells import UNDEFINED, interval, percent
+from leaderboard.tables.cells import difference
+from leaderboard.tables.numbers import (
+    UNDEFINED,
+    fixed,
+    given,
+    interval,
+    number,
+    percent,
+    points,
+    ranged,
+)
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,10 @@ def _table(members: Sequence[Autopsy]) -> pd.DataFrame:
             "deployed, float64": _cell(item.double),
             "log-odds": _cell(item.log_odds),
             "logits": _cell(item.logits),
-            **{f"logits / {t:g}": _cell(item.divided.get(t), brief=True) for t in divisors},
+            **{f"logits / {given(t)}": _cell(item.divided.get(t), brief=True) for t in divisors},
             "no admissible pair": percent(item.stuck),
             "gradients exactly zero": percent(item.zeros),
-            "mean |logit|": number(item.model and item.model.get("mean_abs_logit")),
+            "mean |logit|": number(item.model and item.model.get("mean_abs_logit"), 4),
             "log-odds against undefended": difference(item.beneath),
             "finding": item.finding,
         }
@@ -72,25 +82,6 @@ def _cell(row: CellRow | None, brief: bool = False) -> str:
     if row["status"] != "done":
         return str(row["status"]).upper()
     return interval(row["success_rate"], None if brief else row["success_ci"])
-
-
-def number(value: float | None) -> str:
-    """Return a number with four figures, or a dash where it is undefined."""
-    return UNDEFINED if value is None else f"{value:.4g}"
-
-
-def difference(found: tuple[float, float, float] | None) -> str:
-    """Return a paired difference of rates as ``-3.1 points [-5.0, -1.2]``, or a dash."""
-    if found is None:
-        return UNDEFINED
-    delta, low, high = found
-    return f"{signed(delta)} points [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def signed(value: float) -> str:
-    """Return a difference of fractions in points, with its sign and one decimal."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text
 
 
 def _findings(members: Sequence[Autopsy]) -> list[str]:
@@ -110,7 +101,8 @@ FINDINGS: dict[Finding, str] = {
     "point, and some this attack does not find either way.",
     "open": "The attack on the deployed output was blind, for on paper the two are one attack; "
     "whether robustness is left beneath stays open.",
-    "nothing hidden": f"Nothing is hidden: log-odds finds less than {100 * HIDDEN:g} points more.",
+    "nothing hidden": "Nothing is hidden: log-odds finds less than "
+    f"{given(100 * HIDDEN)} points more.",
     "few attempts": "Something may be hidden, but the two intervals meet: it takes more sources.",
     "not enough cells": "One of the two failed, was skipped or had nothing to attack: no finding.",
 }
@@ -119,7 +111,7 @@ REMAINDERS: dict[Remainder, str] = {
     "equal": "No robustness beneath: on log-odds {} against the undefended network, equal to it "
     "within the interval.",
     "close": f"No robustness beneath: on log-odds {{}} against the undefended network, less than "
-    f"the {100 * BENEATH:g} points that would count.",
+    f"the {given(100 * BENEATH)} points that would count.",
     "above": "No robustness beneath: on log-odds {} against the undefended network.",
     "below": "On log-odds {} against the undefended network: this attack finds less here, and "
     "another may find more.",
@@ -129,8 +121,8 @@ REMAINDERS: dict[Remainder, str] = {
 
 def _sentence(finding: Finding, remainder: Remainder | None, members: Sequence[Autopsy]) -> str:
     who = _who(members)
-    naive = _span(rate(item.deployed) for item in members)
-    exact = _span(rate(item.log_odds) for item in members)
+    naive = ranged(rate(item.deployed) for item in members)
+    exact = ranged(rate(item.log_odds) for item in members)
     parts = [
         f"{who}: {naive} of the attempts succeed on the deployed output, {exact} on log-odds.",
         FINDINGS[finding],
@@ -151,8 +143,8 @@ def _who(members: Sequence[Autopsy]) -> str:
 
 def _zeros(members: Sequence[Autopsy]) -> str:
     found = [
-        (_span(item.stuck for item in members), "of the attempts ended with no admissible pair"),
-        (_span(item.zeros for item in members), "of the gradients were exactly zero"),
+        (ranged(item.stuck for item in members), "of the attempts ended with no admissible pair"),
+        (ranged(item.zeros for item in members), "of the gradients were exactly zero"),
     ]
     told = " and ".join(f"{span} {what}" for span, what in found if span != UNDEFINED)
     return f"{told}." if told else ""
@@ -163,19 +155,8 @@ def _differences(members: Sequence[Autopsy]) -> str:
     if len(found) == 1:
         return difference(found[0])
     deltas, lows, highs = zip(*found, strict=True)
-    low, high = signed(min(deltas)), signed(max(deltas))
-    return (
-        f"{low if low == high else f'{low} to {high}'} points "
-        f"[{100 * min(lows):.1f}, {100 * max(highs):.1f}]"
-    )
-
-
-def _span(values: Iterable[float | None]) -> str:
-    known = sorted(value for value in values if value is not None)
-    if not known:
-        return UNDEFINED
-    low, high = percent(known[0]), percent(known[-1])
-    return low if low == high else f"{low} to {high}"
+    ends = dict.fromkeys(points(delta) for delta in (min(deltas), max(deltas)))
+    return f"{' to '.join(ends)} points [{fixed(100 * min(lows))}, {fixed(100 * max(highs))}]"
 
 
 def _divided(members: Sequence[Autopsy]) -> list[str]:
@@ -187,9 +168,9 @@ def _divided(members: Sequence[Autopsy]) -> list[str]:
             continue
         (low, first), (high, last) = done[0], done[-1]
         found.append(
-            f"{item.label}, the same weights with the logits divided by {low:g} to {high:g}: "
-            f"{percent(first['success_rate'])} to {percent(last['success_rate'])} succeed. "
-            + _argument(first, last)
+            f"{item.label}, the same weights with the logits divided by {given(low)} to "
+            f"{given(high)}: {percent(first['success_rate'])} to {percent(last['success_rate'])} "
+            "succeed. " + _argument(first, last)
         )
     return found
 
@@ -240,8 +221,8 @@ def _teacherless(members: Sequence[Autopsy]) -> list[str]:
     verdict = ": the teacher adds nothing" if alike == len(gaps) else ""
     told = (
         "Trained at the temperature on hard labels, without a teacher, a network shows the attack "
-        f"on its deployed output the same success within {100 * HIDDEN:g} points in {alike} of "
-        f"{len(gaps)} cases{verdict}."
+        f"on its deployed output the same success within {given(100 * HIDDEN)} points in {alike} "
+        f"of {len(gaps)} cases{verdict}."
     )
     return [told]
 
@@ -261,7 +242,7 @@ def _soft(members: Sequence[Autopsy]) -> list[str]:
         change = (rate(item.deployed) or 0.0) - (rate(base.deployed) or 0.0)
         verdict = "it looks more robust" if change <= -HIDDEN else "no robustness gained"
         found.append(
-            f"{item.label}, soft labels without a teacher: {signed(change)} points against the "
+            f"{item.label}, soft labels without a teacher: {points(change)} points against the "
             f"undefended network on the deployed output: {verdict}."
         )
     return found

@@ -12,7 +12,8 @@ from bench.base.rows import VerdictRow
 from bench.base.types import Results
 from bench.claims.calibration import QUANTITIES, Figure
 from leaderboard.pages.markdown import table
-from leaderboard.tables.cells import UNDEFINED, labels
+from leaderboard.tables.cells import labels
+from leaderboard.tables.numbers import UNDEFINED, given, number
 
 BEGIN, END = "<!-- calibration -->", "<!-- /calibration -->"
 
@@ -42,7 +43,7 @@ def honest_table(figures: Sequence[Figure]) -> pd.DataFrame:
                 "flag": flag,
                 "warns where": quantity,
                 "honest figures": len(found),
-                "worst": _number(_worst(flag, values)),
+                "worst": number(_worst(flag, values), 4),
                 "crossed": crossed,
                 "holds": UNDEFINED if not found else "no" if crossed else "yes",
             }
@@ -70,7 +71,7 @@ def verdict_counts(rows: Sequence[VerdictRow]) -> pd.DataFrame:
             counts = Counter(seed["verdict"] for seed in row["seeds"])
             words = ", ".join(f"{word} {count}" for word, count in counts.most_common())
             line = lines.setdefault(name, {"defense": name})
-            line[f"{row['threat']['norm']} {row['at']:g}"] = words
+            line[f"{row['threat']['norm']} {given(row['at'])}"] = words
     return pd.DataFrame(list(lines.values())).fillna(UNDEFINED)
 
 
@@ -90,11 +91,7 @@ def _share(figures: Sequence[Figure], flag: str) -> str:
         return UNDEFINED
     values = [figure.value for figure in found]
     crossed = sum(figure.crossed for figure in found)
-    return f"{crossed}/{len(found)} ({_number(min(values))} to {_number(max(values))})"
-
-
-def _number(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.4g}"
+    return f"{crossed}/{len(found)} ({number(min(values), 4)} to {number(max(values), 4)})"
 
 
 def insert(page: str, tables: str) -> str:

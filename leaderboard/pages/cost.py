@@ -12,7 +12,8 @@ import pandas as pd
 
 from bench.base.rows import ModelRow
 from leaderboard.pages.markdown import page, table
-from leaderboard.tables.cells import UNDEFINED, Row, defense_labels, ordered
+from leaderboard.tables.cells import Row, defense_labels, ordered
+from leaderboard.tables.numbers import UNDEFINED, fixed, number, ratio
 from leaderboard.tables.sweeps import PLAIN, SWEPT, temperature_of
 
 
@@ -84,5 +85,5 @@ def _teacher(row: ModelRow) -> tuple[str, Row] | None:
 def _times(value: float | None, base: float | None, unit: str) -> str:
     if value is None:
         return UNDEFINED
-    told = f"{value:.3g}{unit}" if unit else f"{value:.0f}"
-    return told if not base else f"{told} (× {value / base:.2f})"
+    told = f"{number(value)}{unit}" if unit else fixed(value, 0)
+    return told if not base else f"{told} (× {ratio(value, base)})"

@@ -13,17 +13,27 @@ import pandas as pd
 
 from bench.base.rows import CellRow, ModelRow
 from bench.base.types import Results
-from leaderboard.pages.autopsy import difference, number, sections
+from leaderboard.pages.autopsy import sections
 from leaderboard.pages.markdown import page
 from leaderboard.tables.cells import (
-    UNDEFINED,
     Row,
     defense_labels,
+    difference,
     model_key,
     ordered,
     paired,
-    percent,
     success,
+)
+from leaderboard.tables.numbers import (
+    UNDEFINED,
+    fixed,
+    given,
+    interval,
+    number,
+    percent,
+    points,
+    ratio,
+    spanned,
 )
 from leaderboard.tables.papers import Published, Quantity, papers, published
 from leaderboard.tables.sweeps import OUTPUTS, PLAIN, SWEPT, jsma_cells, temperature_of
@@ -124,7 +134,7 @@ class Report:
         return found
 
     def _halves(self, model: ModelRow) -> list[str]:
-        plain, name = self.plain(model), f"{SWEPT} at T = {temperature_of(model):g}"
+        plain, name = self.plain(model), f"{SWEPT} at T = {given(temperature_of(model))}"
         if len({row["seed"] for row in self.models}) > 1:
             name = f"{name}, seed {model['seed']},"
         found = []
@@ -146,8 +156,8 @@ class Report:
         return self.frame(
             [
                 {
-                    "accuracy": _fine(_get(m, "accuracy"), _get(m, "accuracy_ci")),
-                    "against undefended": _points(self.change(m)),
+                    "accuracy": interval(_get(m, "accuracy"), _get(m, "accuracy_ci"), 2),
+                    "against undefended": _change(self.change(m)),
                     "paper, accuracy": self.paper("accuracy", m),
                     "confidence": percent(_get(m, "confidence")),
                     "paper, confidence": self.paper("confidence", m),
@@ -175,7 +185,7 @@ class Report:
         if not changes:
             return []
         size, change, name = max(changes)
-        told = f"The largest change of accuracy by distillation is {_points(change)} ({name})"
+        told = f"The largest change of accuracy by distillation is {_change(change)} ({name})"
         if not bounds or bounds[0].scaled is None:
             return [f"{told}."]
         kept = "within" if size <= bounds[0].scaled else "beyond"
@@ -188,10 +198,10 @@ class Report:
             row, other = self.cell(model, "probs"), self.cell(model, "log_odds")
             columns.append(
                 {
-                    **{READINGS[key]: _fine(_get(row, key)) for key in READINGS},
+                    **{READINGS[key]: percent(_get(row, key), 2) for key in READINGS},
                     "paper": self.paper("rho_adv", model, output="probs"),
                     "fits best": self.nearest(model) or UNDEFINED,
-                    "on log-odds, correct sources": _fine(_get(other, "rho_adv")),
+                    "on log-odds, correct sources": percent(_get(other, "rho_adv"), 2),
                 }
             )
         return self.frame(columns)
@@ -221,7 +231,7 @@ class Report:
             if all(key in found for found in every)
         }
         ranked = sorted(means, key=lambda key: means[key])
-        each = "; ".join(f"{READINGS[key]}: {100 * means[key]:.2f} points" for key in ranked)
+        each = "; ".join(f"{READINGS[key]}: {fixed(100 * means[key], 2)} points" for key in ranked)
         told = (
             f"Mean distance from the {len(every)} published figures that this run has rows for: "
             f"{each}. What fits: {READINGS[ranked[0]]}."
@@ -238,13 +248,13 @@ class Report:
                 {
                     "images": str(total or UNDEFINED),
                     **{
-                        f"{words}, per 10,000": _scaled(found.get(key), total)
+                        f"{words}, per 10,000": fixed(_scaled(found.get(key), total), 0)
                         for key, words in _AMPLITUDES.items()
                     },
                     "paper, above 1e-2": self.paper("sensitivity_large", model),
                     "paper, below 1e-40": self.paper("sensitivity_tiny", model),
-                    "median, log10": _log(found.get("median_log10")),
-                    "Jacobian norm, median log10": _log(found.get("jacobian_median_log10")),
+                    "median, log10": fixed(found.get("median_log10")),
+                    "Jacobian norm, median log10": fixed(found.get("jacobian_median_log10")),
                 }
             )
         return self.frame(columns)
@@ -257,11 +267,11 @@ class Report:
             here, there = _get(model, "mean_abs_logit"), _get(plain, "mean_abs_logit")
             columns.append(
                 {
-                    "mean |logit|": number(here),
-                    "times undefended": _ratio(here, there),
+                    "mean |logit|": number(here, 4),
+                    "times undefended": ratio(here, there),
                     "paper, mean |logit|": self.paper("mean_abs_logit", model),
-                    "max logit": _range(_get(model, "max_logit"), _get(model, "max_logit_ci")),
-                    "logit gap": _range(_get(model, "logit_gap"), _get(model, "logit_gap_ci")),
+                    "max logit": spanned(_get(model, "max_logit"), _get(model, "max_logit_ci"), 4),
+                    "logit gap": spanned(_get(model, "logit_gap"), _get(model, "logit_gap_ci"), 4),
                 }
             )
         return self.frame(columns)
@@ -271,9 +281,9 @@ class Report:
         return self.frame(
             [
                 {
-                    "train accuracy": _fine(_get(m, "train_accuracy")),
-                    "test accuracy": _fine(_get(m, "accuracy")),
-                    "gap": _points(_get(m, "generalisation_gap")),
+                    "train accuracy": percent(_get(m, "train_accuracy"), 2),
+                    "test accuracy": percent(_get(m, "accuracy"), 2),
+                    "gap": _change(_get(m, "generalisation_gap")),
                     "calibration error": percent(_get(m, "ece")),
                 }
                 for m in self.models
@@ -290,10 +300,10 @@ class Report:
                 {
                     "defense": name,
                     "attack": attack,
-                    "logits / T, T": number(row["attack_params"].get("temperature")),
+                    "logits / T, T": given(row["attack_params"].get("temperature")),
                     "success": _success(row),
                     **{
-                        words: number(_get(row, key)) + self._size(key, row, attack)
+                        words: number(_get(row, key), 4) + self._size(key, row, attack)
                         for key, words in _SIZES.items()
                     },
                 }
@@ -361,10 +371,10 @@ def published_table(dataset: str) -> pd.DataFrame:
 def _subject(figure: Published) -> str:
     parts = (
         figure.defense,
-        None if figure.temperature is None else f"T = {figure.temperature:g}",
+        None if figure.temperature is None else f"T = {given(figure.temperature)}",
         figure.attack,
         None if figure.output is None else f"on {figure.output}",
-        None if figure.eps is None else f"ε = {figure.eps:g}",
+        None if figure.eps is None else f"ε = {given(figure.eps)}",
     )
     return ", ".join(part for part in parts if part) or UNDEFINED
 
@@ -374,7 +384,7 @@ def _figure(figure: Published) -> str:
         return figure.certainty
     unit = {"percent": " %", "points": " points"}.get(figure.unit, "")
     more = f", {figure.place}" if figure.place else ""
-    return f"{figure.value:g}{unit} ({figure.certainty}{more})"
+    return f"{given(figure.value)}{unit} ({figure.certainty}{more})"
 
 
 def _known(frame: pd.DataFrame) -> pd.DataFrame:
@@ -390,31 +400,9 @@ def _success(row: CellRow | None) -> str:
     return UNDEFINED if row is None else success(row)
 
 
-def _points(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{100 * value:+.2f} points"
+def _change(value: float | None) -> str:
+    return points(value, digits=2, unit=" points")
 
 
-def _fine(value: float | None, bounds: Sequence[float] | None = None) -> str:
-    # The papers give hundredths.
-    if value is None:
-        return UNDEFINED
-    within = "" if bounds is None else f" [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]"
-    return f"{100 * value:.2f} %{within}"
-
-
-def _log(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.1f}"
-
-
-def _scaled(count: int | None, total: int | None) -> str:
-    return UNDEFINED if count is None or not total else f"{1e4 * count / total:.0f}"
-
-
-def _ratio(value: float | None, base: float | None) -> str:
-    return UNDEFINED if value is None or not base else f"{value / base:.2f}"
-
-
-def _range(value: float | None, bounds: Sequence[float] | None) -> str:
-    if value is None or bounds is None:
-        return number(value)
-    return f"{value:.4g} [{bounds[0]:.4g}, {bounds[1]:.4g}]"
+def _scaled(count: int | None, total: int | None) -> float | None:
+    return None if count is None or not total else 1e4 * count / total

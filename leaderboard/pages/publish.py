@@ -16,9 +16,15 @@ from leaderboard.pages.cost import cost
 from leaderboard.pages.distillation import distillation
 from leaderboard.pages.findings import findings
 from leaderboard.pages.leaderboard import render
+from leaderboard.pages.markdown import page
+from leaderboard.tables.headline import headline
 
 if TYPE_CHECKING:
     from bench.plugins.data import Dataset
+
+
+PAGES = ("findings.md", "distillation.md", "agreement.md", "leaderboard.md")
+"""In this order, what a run's line links to first."""
 
 
 def publish(run: Path, to: Path) -> Path:
@@ -95,3 +101,26 @@ def write_figures(report: str, results: Results, folder: RunFolder, data: Datase
         from leaderboard.pages.findings import draw_findings
 
         save(draw_findings(results, Material(folder, data)), figures)
+
+
+def write_index(published: Path) -> Path:
+    """Write ``README.md`` of a folder of published runs, and return it."""
+    runs = [_run(path.parent) for path in sorted(published.glob("*/environment.json"))]
+    target = published / "README.md"
+    write_text(target, page("index.md.j2", runs=runs))
+    return target
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    environment, results = read_json(folder / "environment.json"), read_results(folder)
+    matrix = environment["matrix"]
+    return {
+        "name": folder.name,
+        "pages": [name for name in PAGES if (folder / name).exists()],
+        "figures": len(list((folder / "figures").glob("*.png"))),
+        "dataset": environment["dataset"],
+        "sources": matrix["sources"],
+        "seeds": len(matrix["seeds"]),
+        "shows": matrix["description"],
+        "headline": headline(results),
+    }

@@ -1,6 +1,6 @@
-"""The tables of the README, made from what is published.
+"""The tables of the README and of ``docs/findings.md``, made from what is published.
 
-``python -m leaderboard.pages.readme README.md`` makes them again. A table stands
+``python -m leaderboard.pages.readme README.md docs/findings.md`` makes them again. A table stands
 between ``<!-- table: NAME -->`` and ``<!-- end -->``; a test holds it to its source.
 """
 
@@ -18,7 +18,7 @@ from leaderboard.findings.students import known, place
 from leaderboard.findings.students import table as manipulations
 from leaderboard.pages.distillation import Report
 from leaderboard.pages.markdown import table
-from leaderboard.tables.verdicts import verdict_table, verdict_tables
+from leaderboard.tables.verdicts import VerdictTable, verdict_table, verdict_tables
 
 PUBLISHED = Path(__file__).parents[1] / "published"
 
@@ -32,11 +32,24 @@ def refresh(text: str) -> str:
     return MARKED.sub(lambda found: f"{found[1]}\n{table(TABLES[found[2]]())}\n\n{found[4]}", text)
 
 
+def _groups() -> list[VerdictTable]:
+    return verdict_tables(read_results(PUBLISHED / "verdict-digits").verdicts)
+
+
 def verdicts(norm: str) -> pd.DataFrame:
     """Return the verdicts on digits under ``norm``, over three training seeds."""
-    groups = verdict_tables(read_results(PUBLISHED / "verdict-digits").verdicts)
-    (group,) = [group for group in groups if group.norm == norm]
+    (group,) = [group for group in _groups() if group.norm == norm]
     return verdict_table(group, brief=True)[SHOWN]
+
+
+def brief() -> pd.DataFrame:
+    """Return the verdicts under L∞ for a first look: of distillation the ends and the middle."""
+    (group,) = [g for g in _groups() if g.norm == "linf"]
+    frame = verdict_table(group, brief=True)
+    naive = verdict_table(group)["naive"]
+    frame.insert(2, "naive attack", naive)
+    kept = frame[frame["defense"] != "distillation temperature=10"]
+    return kept[["defense", "verdict", "naive attack", "worst case", "Δ"]]
 
 
 def mnist() -> pd.DataFrame:
@@ -55,6 +68,7 @@ def students() -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "verdict-brief": brief,
     "verdict-linf": lambda: verdicts("linf"),
     "verdict-l0": lambda: verdicts("l0"),
     "papernot-mnist": mnist,

@@ -10,13 +10,13 @@ import pandas as pd
 
 from bench.base.rows import MODEL, CellRow
 from bench.base.types import Document, ThreatModel
+from bench.evidence.cells import waived
+from leaderboard.tables.numbers import UNDEFINED, interval, number, percent, points
 
 Row = Mapping[str, Any]
 """A row of any file, for what is asked of rows of several kinds or by a computed key."""
 
 R = TypeVar("R", bound=Row)
-
-UNDEFINED = "–"
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,14 @@ class ThreatTable:
 
 
 def threat_tables(rows: Iterable[CellRow]) -> list[ThreatTable]:
-    """Group ``rows`` by data set and threat model, in order of first appearance."""
+    """Group ``rows`` by data set and threat model, in order of first appearance.
+
+    Without closers: each is given other sources, and what they did counts in the worst case.
+    """
     groups: dict[tuple[str, ThreatModel], list[CellRow]] = {}
     for row in rows:
+        if row.get("round", 0):
+            continue
         groups.setdefault((row["dataset"], ThreatModel(**row["threat"])), []).append(row)
     return [ThreatTable(name, threat, tuple(group)) for (name, threat), group in groups.items()]
 
@@ -77,18 +82,6 @@ def _flat(params: Row) -> Document:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction as a percentage with one decimal, or a dash where it is undefined."""
-    return UNDEFINED if value is None else f"{100 * value:.1f} %"
-
-
-def interval(value: float | None, bounds: Sequence[float] | None) -> str:
-    """Return a rate as ``87.6 % [84.2, 90.4]``, or a dash where it is undefined."""
-    if value is None or bounds is None:
-        return percent(value)
-    return f"{percent(value)} [{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
 
 
 def success(row: CellRow, brief: bool = False) -> str:
@@ -180,16 +173,12 @@ def model_table(rows: Sequence[Row]) -> pd.DataFrame:
                 "defense": name,
                 "accuracy": interval(row["accuracy"], row["accuracy_ci"]),
                 "confidence": percent(row["confidence"]),
-                "max logit": _number(row["max_logit"]),
-                "logit gap": _number(row["logit_gap"]),
+                "max logit": number(row["max_logit"], 4),
+                "logit gap": number(row["logit_gap"], 4),
             }
             for name, row in zip(frame["defense"], frame["row"], strict=True)
         ]
     )
-
-
-def _number(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.4g}"
 
 
 def extremes(table: ThreatTable) -> tuple[CellRow, CellRow] | None:
@@ -206,7 +195,7 @@ def _success(row: CellRow) -> float:
 
 def troubles(rows: Iterable[CellRow]) -> list[CellRow]:
     """Return the rows that are not done or carry a flag."""
-    return [row for row in rows if row["status"] != "done" or row["flags"]]
+    return [row for row in rows if (row["status"] != "done" and not waived(row)) or row["flags"]]
 
 
 def paired(row: CellRow | None) -> tuple[float, float, float] | None:
@@ -215,6 +204,11 @@ def paired(row: CellRow | None) -> tuple[float, float, float] | None:
     if not found or found["delta"] is None or found["ci"] is None:
         return None
     return found["delta"], *found["ci"]
+
+
+def difference(found: tuple[float, float, float] | None) -> str:
+    """Return a paired difference of rates as ``−3.1 points [−5.0, −1.2]``, or a dash."""
+    return UNDEFINED if found is None else points(found[0], found[1:], unit=" points")
 
 
 def defense_labels(rows: Sequence[Row]) -> list[str]:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from bench.base.rows import SeedRow, VerdictRow, warns
 from bench.verdict.rule import MARGIN
-from leaderboard.tables.cells import UNDEFINED, labels, percent
+from leaderboard.tables.cells import labels
+from leaderboard.tables.numbers import UNDEFINED, counted, fixed, given, percent, points
 
 MEANING = (
     f"A defense **holds** where the worst of all attacks leaves at least {100 * MARGIN:g} points "
@@ -60,7 +61,7 @@ class VerdictTable:
 
     def at(self, row: VerdictRow) -> str:
         """Return the budget of a row in words."""
-        return f"{row['at']} features" if self.norm == "l0" else f"budget {row['at']:g}"
+        return f"{row['at']} features" if self.norm == "l0" else f"budget {given(row['at'])}"
 
 
 def verdict_tables(rows: Iterable[VerdictRow]) -> list[VerdictTable]:
@@ -84,11 +85,11 @@ def verdict_table(table: VerdictTable, brief: bool = False) -> pd.DataFrame:
         line = {
             "defense": name,
             "verdict": row["verdict"],
-            "worst case": _values(seeds, lambda s: _of(s["worst_case"], s["sources"], brief)),
+            "worst case": _values(seeds, lambda s: _worst(s, brief)),
             "drop": _values(seeds, lambda s: _points(s["drop"])),
-            "Δ": _values(seeds, lambda s: _interval(s["delta"], s["delta_ci"], brief)),
+            "Δ": _values(seeds, lambda s: points(s["delta"], None if brief else s["delta_ci"], 0)),
             "broken by": _breaker(seeds),
-            "cosine": _values(seeds, lambda s: _figure(s["gradient_cosine"])),
+            "cosine": _values(seeds, lambda s: fixed(s["gradient_cosine"], 2)),
             "zero gradients": _values(seeds, lambda s: percent(s["zero_share"])),
             "rank": _rank(row["rank"]),
         }
@@ -134,24 +135,15 @@ def _values(seeds: Sequence[SeedRow], show: Callable[[SeedRow], str]) -> str:
     return shown[0] if len(set(shown)) == 1 else " / ".join(shown)
 
 
-def _of(value: float | None, total: int, brief: bool) -> str:
-    if value is None or brief:
-        return percent(value)
-    return f"{percent(value)} ({round(value * total)}/{total})"
+def _worst(seed: SeedRow, brief: bool) -> str:
+    share, total = seed["worst_case"], seed["sources"]
+    if share is None or brief:
+        return percent(share)
+    return f"{percent(share)} ({counted(round(share * total), total)})"
 
 
 def _points(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{100 * value:.0f}"
-
-
-def _interval(value: float | None, bounds: Sequence[float] | None, brief: bool) -> str:
-    if value is None or bounds is None or brief:
-        return _signed(value)
-    return f"{_signed(value)} [{100 * bounds[0]:.0f}, {100 * bounds[1]:.0f}]"
-
-
-def _signed(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{100 * value:+.0f}"
+    return fixed(None if value is None else 100 * value, 0)
 
 
 def _breaker(seeds: Sequence[SeedRow]) -> str:
@@ -166,10 +158,6 @@ def _breaker(seeds: Sequence[SeedRow]) -> str:
     name = max(breaks, key=lambda attack: breaks[attack])
     total, only = breaks[name]
     return f"{name}: {total}, {only} alone"
-
-
-def _figure(value: float | None) -> str:
-    return UNDEFINED if value is None else f"{value:.2f}"
 
 
 def _rank(bounds: Sequence[int] | None) -> str:

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import typer
 
-from bench.base.text import plain
 from bench.base.types import ThreatModel
 from bench.claims.answer import Answer, SeedAnswer
 from bench.claims.claim import Claim
 from bench.claims.selftest import Finding
-from leaderboard.tables.cells import UNDEFINED, interval, percent
-from leaderboard.terminal.say import grid, relative
+from leaderboard.tables.numbers import UNDEFINED, interval, percent
+from leaderboard.terminal.say import WIDTH, grid, paragraph, relative, say
 
 COLOURS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 
@@ -25,34 +23,34 @@ SAMPLES = 12
 def show_answer(answer: Answer, threat: ThreatModel, folder: Path) -> None:
     """Print the answer to a claim, then for each seed what it rests on."""
     claim = answer.claim
-    _say(f"\n{answer.word.upper()}: {claim.name}", fg=COLOURS[answer.word], bold=True)
+    say(f"\n{answer.word.upper()}: {claim.name}", fg=COLOURS[answer.word], bold=True)
     if claim.description:
-        _say(claim.description)
+        say(claim.description)
     if claim.reference:
-        _say(f"source: {claim.reference}")
-    _say(f"{answer.word}: {answer.why}")
+        say(f"source: {claim.reference}")
+    say(f"{answer.word}: {answer.why}")
     if answer.sources_needed is not None:
-        _say(f"about {answer.sources_needed} sources would settle it, if the rate stays as it is")
+        say(f"about {answer.sources_needed} sources would settle it, if the rate stays as it is")
     for seed in answer.seeds:
         _show_seed(claim, seed, threat)
     shown = relative(folder)
-    _say(f"\n{shown}/claim.json  the answer, with every sample id")
-    _say(f"{shown}/cells/      a record and an input of every attempt")
+    say(f"\n{shown}/claim.json  the answer, with every sample id")
+    say(f"{shown}/cells/      a record and an input of every attempt")
 
 
 def _show_seed(claim: Claim, seed: SeedAnswer, threat: ThreatModel) -> None:
     what = "accuracy left" if claim.success_at_most is None else f"{claim.goal} success"
-    _say(f"\nseed {seed.seed}: {what} under all attacks together, {threat}: "
+    say(f"\nseed {seed.seed}: {what} under all attacks together, {threat}: "
          f"{interval(seed.rate, seed.interval)}, {seed.attempts} attempts on "
          f"{seed.sources} sources")  # fmt: skip
     if seed.breakers:
         strongest = seed.breakers[0]
-        _say(f"strongest: {strongest.attack}, {percent(strongest.figure)} by itself")
-        _say(grid(_attacks(seed, what)))
+        say(f"strongest: {strongest.attack}, {percent(strongest.figure)} by itself")
+        say(grid(_attacks(seed, what), WIDTH))
     if seed.samples:
         first = ", ".join(str(sample) for sample in seed.samples[:SAMPLES])
         more = f" and {len(seed.samples) - SAMPLES} more" if len(seed.samples) > SAMPLES else ""
-        _say(f"sources that fell ({len(seed.samples)}): test images {first}{more}")
+        say(f"sources that fell ({len(seed.samples)}): test images {first}{more}")
 
 
 def _attacks(seed: SeedAnswer, what: str) -> pd.DataFrame:
@@ -71,12 +69,14 @@ def _attacks(seed: SeedAnswer, what: str) -> pd.DataFrame:
 
 def show_findings(found: Sequence[Finding]) -> None:
     """Print the table of the self-test, why what is not ok is not, and one line with counts."""
-    _say(grid(pd.DataFrame([_line(finding) for finding in found])))
+    say(grid(pd.DataFrame([_line(finding) for finding in found]), WIDTH))
     bad = [finding for finding in found if finding.status != "ok"]
     for item in bad:
-        _say(f"{item.status}: {item.name} under {item.norm}: {item.verdict}: {item.why}", fg="red")
+        paragraph(
+            f"{item.status}: {item.name} under {item.norm}: {item.verdict}: {item.why}", fg="red"
+        )
     missed = sum(item.status == "MISSED" for item in bad)
-    _say(f"\n{len(found)} findings: {missed} missed, {len(bad) - missed} false alarms")
+    say(f"\n{len(found)} findings: {missed} missed, {len(bad) - missed} false alarms")
 
 
 def _line(finding: Finding) -> dict[str, str]:
@@ -90,7 +90,3 @@ def _line(finding: Finding) -> dict[str, str]:
         "verdict": finding.verdict,
         "": finding.status,
     }
-
-
-def _say(text: str, fg: str | None = None, bold: bool = False) -> None:
-    typer.secho(plain(text), fg=fg, bold=bold)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import typer
 
 from bench.audit.diff import CellPair, Changes, RunComparison
 from bench.audit.repeat_command import repeat_command
 from bench.audit.verify_nodes import Verification
 from bench.audit.verify_rows import CONFIDENCE
-from bench.base.rows import CellRow, FlagRow
-from bench.base.text import one_line, plain
+from bench.base.rows import CellRow, FlagRow, VerdictRow
+from bench.base.text import nearest, one_line
+from bench.base.types import ThreatModel, UserError
 from bench.evidence.cells import Evidence
 from bench.evidence.finished_run import FinishedRun
 from bench.plan.graph import Node
 from leaderboard.tables.cells import labels
-from leaderboard.terminal.say import grid, relative
+from leaderboard.tables.numbers import UNDEFINED, given, number, percent
+from leaderboard.terminal.say import grid, relative, say
 
 ROWS = 8
 """Records that ``explain`` shows."""
@@ -28,6 +30,9 @@ SHOWN = (
     "adversarial_confidence", "success", "l0_features", "l2", "linf", "iterations", "stop_reason",
 )  # fmt: skip
 
+HEADLINE = ("status", "success_rate", "worst_case")
+"""What ``diff`` shows of a cell."""
+
 DISTANCES = ("l0_features", "l2", "linf")
 """Columns that mean nothing where an input has no source."""
 
@@ -35,21 +40,21 @@ DISTANCES = ("l0_features", "l2", "linf")
 def show_verification(run: FinishedRun, found: Verification) -> None:
     """Print every difference, then the notes, then one line with counts."""
     for item in found.differences:
-        typer.secho(plain(f"{item.node}: {item.what}"), fg="red")
-        _say(f"    stored      {_short(item.stored)}")
-        _say(f"    recomputed  {_short(item.recomputed)}")
+        say(f"{item.node}: {item.what}", fg="red")
+        say(f"    stored      {_short(item.stored)}")
+        say(f"    recomputed  {_short(item.recomputed)}")
     for note in found.notes:
-        typer.secho(plain(f"note: {note}"), fg="yellow")
+        say(f"note: {note}", fg="yellow")
     counted = ", ".join(f"{number} {what}" for what, number in found.counts.items())
     how = "exact, on a machine like the run's"
     if found.mode == "tolerant":
         how = (
-            f"another machine than the run's: confidences within {CONFIDENCE:g}, "
+            f"another machine than the run's: confidences within {given(CONFIDENCE)}, "
             f"{found.changed} predictions changed on near ties"
         )
     number = len(found.differences)
     verdict = f"{number} differences" if number else "verified"
-    _say(f"{verdict}: {relative(run.folder.root)}: {counted} ({how})")
+    say(f"{verdict}: {relative(run.folder.root)}: {counted} ({how})")
 
 
 def show_cell(run: FinishedRun, node: Node) -> None:
@@ -60,20 +65,20 @@ def show_cell(run: FinishedRun, node: Node) -> None:
     _title(_cell_name(row, run.rows) if row else node.id)
     outcome = document.get("outcome") or {}
     reason = f": {outcome['reason']}" if outcome.get("reason") else ""
-    _say(f"cell {node.id}  {outcome.get('status', 'unknown')}{reason}")
+    say(f"cell {node.id}  {outcome.get('status', 'unknown')}{reason}")
     _title("\nkey document")
-    _say(json.dumps(document.get("key") or node.document, indent=1, ensure_ascii=False))
+    say(json.dumps(document.get("key") or node.document, indent=1, ensure_ascii=False))
     _title("\nmetrics")
     for name, value in (row or {}).items():
         if name != "flags":
-            _say(f"{name:<24}{_short(value)}")
+            say(f"{name:<24}{_short(value)}")
     _show_flags(row["flags"] if row else [])
     _show_records(evidence, row)
     _title("\nrepeat")
     command, matrix = repeat_command(run, str((document.get("key") or {}).get("device", "auto")))
-    _say(command)
+    say(command)
     if matrix is not None:
-        _say(
+        say(
             f"\nwith {run.plan.matrix.name}.toml (and the run's --plugin, if it had one):\n{matrix}"
         )
 
@@ -81,9 +86,9 @@ def show_cell(run: FinishedRun, node: Node) -> None:
 def _show_flags(flags: list[FlagRow]) -> None:
     _title("\nflags")
     for flag in flags:
-        _say(f"{flag['severity']:<8}{flag['id']}: {flag['evidence']}; {flag['advice']}")
+        say(f"{flag['severity']:<8}{flag['id']}: {flag['evidence']}; {flag['advice']}")
     if not flags:
-        _say("none")
+        say("none")
 
 
 def _show_records(evidence: Evidence, row: CellRow | None) -> None:
@@ -93,12 +98,10 @@ def _show_records(evidence: Evidence, row: CellRow | None) -> None:
     _title(f"\nrecords ({len(records)})")
     for column in ("status", "stop_reason"):
         counts = records[column].value_counts(dropna=False).sort_index()
-        _say(
-            f"{column}: " + ", ".join(f"{_reason(name)} {count}" for name, count in counts.items())
-        )
+        say(f"{column}: " + ", ".join(f"{_reason(name)} {count}" for name, count in counts.items()))
     hidden = DISTANCES if row and row["threat"]["norm"] == "none" else ()
     shown = [name for name in SHOWN if name in records and name not in hidden]
-    _say("\n" + grid(records[shown].head(ROWS).map(_figure)))
+    say("\n" + grid(records[shown].head(ROWS).map(_figure)))
 
 
 def _reason(name: object) -> str:
@@ -107,48 +110,98 @@ def _reason(name: object) -> str:
 
 def _figure(value: Any) -> str:
     if pd.isna(value):
-        return "–"
-    return f"{value:.4g}" if isinstance(value, float) else one_line(str(value))
+        return UNDEFINED
+    return number(value, 4) if isinstance(value, float) else one_line(str(value))
 
 
-def show_comparison(compared: RunComparison) -> None:
-    """Print what changed in every pair of cells, and the key fields that explain it."""
+def named_cell(rows: list[CellRow], defense: str, attack: str) -> str:
+    """Return the id of the one cell of a defense and an attack, named as in tables.
+
+    A name without its parameters will do where it is the only one; raises UserError otherwise.
+    """
+    pairs = zip(rows, labels(rows, "defense"), labels(rows, "attack"), strict=True)
+    named = [(row, first, second) for row, first, second in pairs]
+    found = [one for one in named if one[1:] == (defense, attack)] or [
+        one for one in named
+        if defense in (one[1], one[0]["defense"]) and attack in (one[2], one[0]["attack"])
+    ]  # fmt: skip
+    if len(found) == 1:
+        return str(found[0][0]["id"])
+    shown = [f"{row['id']}  {one} under {two}, seed {row['seed']}" for row, one, two in found]
+    if not shown:
+        every = [nearest(defense, {n[1] for n in named}), nearest(attack, {n[2] for n in named})]
+        raise UserError(f"no cell is {defense!r} under {attack!r}: {'; '.join(every)}")
+    listed = "\n  ".join(shown)
+    raise UserError(f"{len(found)} cells are {defense!r} under {attack!r}:\n  {listed}")
+
+
+def _subject(row: VerdictRow) -> str:
+    return repr([row["dataset"], row["defense"], row["defense_params"], row["threat"]])
+
+
+def show_verdict_changes(first: Sequence[VerdictRow], second: Sequence[VerdictRow]) -> None:
+    """Print the verdicts that differ between two runs, and why each was given."""
+    others = {_subject(row): row for row in second}
+    for label, row in zip(labels(first, "defense"), first, strict=True):
+        other = others.get(_subject(row))
+        if other is not None and other["verdict"] != row["verdict"]:
+            _title(f"{label}, {ThreatModel(**row['threat'])}")
+            say(f"  verdict: {row['verdict']} → {other['verdict']}")
+            say(f"  because {row['why']} → {other['why']}")
+
+
+def show_comparison(compared: RunComparison, whole: bool = False) -> None:
+    """Print what changed in every pair of cells, and the key fields that explain it.
+
+    Of the numbers success and worst case, or all with ``whole``.
+    """
     every = [pair.first for pair in compared.pairs] + compared.only_first + compared.only_second
     every += [pair.second for pair in compared.pairs]
     for pair in compared.pairs:
         if pair.numbers:
-            _show_pair(pair, every)
+            _show_pair(pair, every, whole)
     for where, rows in (("first", compared.only_first), ("second", compared.only_second)):
         for row in rows:
-            _say(f"only in the {where}: {_cell_name(row, every)} ({row['id']})")
+            say(f"only in the {where}: {_cell_name(row, every)} ({row['id']})")
     changed = [pair for pair in compared.pairs if pair.numbers]
     silent = sum(bool(pair.keys) for pair in compared.pairs if not pair.numbers)
     failures = sum(pair.failure for pair in changed)
-    _say(f"{len(compared.pairs)} cells compared, {len(changed)} with changed numbers, "
+    say(f"{len(compared.pairs)} cells compared, {len(changed)} with changed numbers, "
          f"{silent} with the same numbers from other keys")  # fmt: skip
     if failures:
         message = f"{failures} cells changed though nothing recorded did: a reproducibility failure"
-        typer.secho(message, fg="red")
+        say(message, fg="red")
 
 
-def _show_pair(pair: CellPair, every: list[CellRow]) -> None:
+def _show_pair(pair: CellPair, every: list[CellRow], whole: bool) -> None:
     _title(_cell_name(pair.first, every))
     if pair.first["id"] != pair.second["id"]:
-        _say(f"  cells {pair.first['id']} and {pair.second['id']}")
-    _show_changes("  ", pair.numbers)
+        say(f"  cells {pair.first['id']} and {pair.second['id']}")
+    shown = {name: pair.numbers[name] for name in HEADLINE if name in pair.numbers}
+    if whole:
+        _show_changes("  ", pair.numbers)
+    else:
+        for name, (first, second) in shown.items():
+            say(f"  {name}: {_brief(first)} → {_brief(second)}")
+        if rest := len(pair.numbers) - len(shown):
+            say(f"  {rest} {'more ' if shown else ''}numbers: --all")
     if pair.keys:
-        _say("  explained by")
+        say("  explained by")
         _show_changes("    ", pair.keys)
     if pair.environment:
-        _say("  recorded beside the keys" if pair.keys else "  no key field differs; recorded")
+        say("  recorded beside the keys" if pair.keys else "  no key field differs; recorded")
         _show_changes("    environment: ", pair.environment)
     if pair.failure:
-        typer.secho("  no key field differs: a reproducibility failure", fg="red")
+        say("  no key field differs: a reproducibility failure", fg="red")
 
 
 def _show_changes(indent: str, changed: Changes) -> None:
     for path, (first, second) in changed.items():
-        _say(f"{indent}{path}: {_short(first)} → {_short(second)}")
+        say(f"{indent}{path}: {_short(first)} → {_short(second)}")
+
+
+def _brief(value: object) -> str:
+    return percent(value) if isinstance(value, float) else _short(value)
 
 
 def _cell_name(row: CellRow, every: list[CellRow]) -> str:
@@ -164,8 +217,4 @@ def _short(value: object) -> str:
 
 
 def _title(text: str) -> None:
-    typer.secho(plain(text), bold=True)
-
-
-def _say(text: str) -> None:
-    typer.echo(plain(text))
+    say(text, bold=True)

@@ -1,78 +1,189 @@
-"""What the command line prints: plans, results and listings as plain tables."""
+"""What a run says at its end, in one screen, and the tables of ``show``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from bench.base.rows import CellRow, VerdictRow, attack_of, warns
-from bench.base.types import Results
-from bench.verdict.rule import MARGIN
-from leaderboard.tables.cells import Row, labels, success_table, threat_tables, troubles
-from leaderboard.tables.verdicts import raised, reasons, verdict_table, verdict_tables
-from leaderboard.terminal.say import grid, relative, say
+from bench.base.rows import CellRow
+from bench.base.text import nearest
+from bench.base.types import Results, UserError
+from bench.evidence.cells import waived
+from leaderboard.tables.cells import labels, model_table, success_table, threat_tables
+from leaderboard.tables.numbers import given
+from leaderboard.tables.summary import (
+    Warned,
+    attack_summary,
+    reasoned,
+    summary_table,
+    undefended,
+    warned,
+)
+from leaderboard.tables.verdicts import VerdictTable, budget_table, verdict_table, verdict_tables
+from leaderboard.terminal.say import WIDTH, grid, paragraph, relative, say
+
+LINES = 24
+"""Lines of a table without verdicts; the rest is behind ``show``."""
+
+REASONS = 2
+"""Reasons and failures that are told; the rest is behind ``show`` and on the page."""
+
+PAGES = ("findings.md", "distillation.md", "agreement.md", "cost.md")
+"""What a matrix's ``report`` adds to ``leaderboard.md``."""
 
 
 def show_results(
-    results: Results, folder: Path, attacks: Sequence[Row], traces: Sequence[str] = ()
+    results: Results, environment: dict[str, Any], folder: Path, traces: Sequence[str] = ()
 ) -> None:
-    """Print cells, then verdicts, then failures and flags, then where the files are.
+    """Print what a run came to, what it warns of, what failed, and where everything is.
 
-    ``attacks``: documents of the matrix's own; what its panels did is summed up in the verdicts.
+    ``environment`` as ``environment.json`` holds it; ``traces``: of what failed, with --debug.
     """
-    rows = results.cells
-    own = [r for r in rows if attack_of(r) in attacks]
-    groups = threat_tables(own)
-    for group in groups:
-        say(f"\n{group.title}: success rate", bold=True)
-        say(grid(success_table(group, brief=True)))
-    if any(group.threat.norm != "none" for group in groups):
-        say("\n▲ highest and ▼ lowest success of a column; worst case: accuracy left on the")
-        say("sources when every stored input within norm and budget counts.")
-    elif groups:
-        say("\n▲ highest and ▼ lowest success of a column.")
-    if any(group.threat.norm == "none" for group in groups):
-        say("any input: an attempt starts from noise, has no source, and counts nowhere else.")
-    _show_verdicts(results.verdicts)
-    _show_troubles(rows)
+    say("")
+    say(_title(results, environment), bold=True)
+    tables = verdict_tables(results.verdicts)
+    for table in tables:
+        _show_verdicts(table)
+    if tables:
+        say("\nholds: 10 points surely above the undefended network, no warning, 3 seeds;")
+        say("broken: surely not; masked: an attack fails by itself, no evidence.")
+    else:
+        _show_attacks(results.cells)
+    _show_warning(warned(results.cells, results.verdicts))
+    _show_failures(results.cells)
     for trace in traces:
         say(trace)
-    shown = relative(folder)
-    say(f"\n{shown}/leaderboard.md  with intervals and denominators")
-    say(f"{shown}/results.json    one object a cell; verdicts.json one a defense and budget")
-    say(f"{shown}/cells/          a record and an input of every attempt")
+    _show_files(folder)
 
 
-def _show_verdicts(rows: Sequence[VerdictRow]) -> None:
-    """Print the verdicts under each norm and why the inconclusive ones are."""
-    for group in verdict_tables(rows):
-        say(f"\n{group.title}: verdicts", bold=True)
-        say(grid(verdict_table(group, brief=True)))
-        for name, row in reasons(group):
-            if row["verdict"] == "inconclusive":
-                say(f"inconclusive: {name}: {row['why']}", fg="yellow")
-    if rows:
-        points = f"{100 * MARGIN:g} points"
-        say(f"\nholds: surely {points} above the undefended network against the whole panel;")
-        say("broken: surely not; masked: one attack fails by itself, its figure is no evidence.")
-    for (name, advice), defenses in raised(rows).items():
-        say(f"flag {name}: {_some(defenses)}; {advice}", fg="yellow")
+def _title(results: Results, environment: dict[str, Any]) -> str:
+    matrix = environment["matrix"]
+    models = len({(row["defense"], repr(row["defense_params"])) for row in results.models})
+    seeds = ", ".join(str(seed) for seed in matrix["seeds"])
+    return (
+        f"{matrix['name']} on {environment['dataset']}: {models} defenses, "
+        f"{matrix['sources']} sources, seed{'s' if len(matrix['seeds']) > 1 else ''} {seeds}"
+    )
+
+
+def _show_verdicts(table: VerdictTable) -> None:
+    """Print the verdicts under one norm at its headline budget, and why some are open."""
+    shown = table.shown[0]
+    others = dict.fromkeys(given(row["at"]) for row in table.rows if row["at"] != shown["at"])
+    also = f" (also: {', '.join(others)})" if others else ""
+    left = f"accuracy left in %, undefended {undefended(table)}"
+    say(f"\n{table.norm_name}, {table.at(shown)}{also}: {left}", bold=True)
+    say(grid(summary_table(table), WIDTH))
+    for verdict, colour in (("holds", "green"), ("inconclusive", "yellow")):
+        reasons = reasoned(table, verdict)
+        for why, names in reasons[:REASONS]:
+            paragraph(f"{verdict}: {_some(names)}: {why}", fg=colour)
+        if len(reasons) > REASONS:
+            say(f"and {len(reasons) - REASONS} more reasons: leaderboard.md")
+
+
+def _show_attacks(cells: Sequence[CellRow]) -> None:
+    frame = attack_summary(threat_tables(cells))
+    if frame.empty:
+        return
+    if frame["threat"].nunique() == 1:
+        say(f"{frame['threat'].iloc[0]}", bold=True)
+        frame = frame.drop(columns="threat")
+    kept = min(len(frame), LINES)
+    while len(text := grid(frame.head(kept), WIDTH).splitlines()) > LINES + 4 and kept > 1:
+        kept -= 1  # wrapped lines count too
+    say("\n".join(text))
+    if kept < len(frame):
+        say(f"and {len(frame) - kept} more lines: --table attacks")
+    say("worst case: accuracy left when every input within norm and budget counts")
+
+
+def _show_warning(found: Sequence[Warned]) -> None:
+    if not found:
+        return
+    first = found[0]
+    paragraph(
+        f"\nWARNING {first.flag}: {_some(first.raised_by)}; {first.advice}", fg="yellow", bold=True
+    )
+    if len(found) > 1:
+        names = ", ".join(dict.fromkeys(one.flag for one in found[1:] if one.flag != first.flag))
+        paragraph(f"also flagged: {names or first.flag} (--table flags)")
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
-def _show_troubles(rows: Sequence[CellRow]) -> None:
-    named = zip(rows, labels(rows, "defense"), labels(rows, "attack"), strict=True)
-    names = {row["id"]: f"{defense} under {attack}" for row, defense, attack in named}
-    flags: dict[tuple[str, str], list[str]] = {}
-    for row in troubles(rows):
-        if row["status"] != "done":
-            colour = "red" if row["status"] == "failed" else "yellow"
-            say(f"{row['status']}: {names[row['id']]}: {row['reason']}", fg=colour)
-        for flag in row["flags"]:
-            if warns(flag):
-                flags.setdefault((flag["id"], flag["advice"]), []).append(names[row["id"]])
-    for (name, advice), cells in flags.items():
-        say(f"flag {name} in {len(cells)} cells: {_some(cells)}; {advice}", fg="yellow")
+def _show_failures(cells: Sequence[CellRow]) -> None:
+    """Print how many cells did not finish, and the first of them with its reason."""
+    ended = [(row, name) for row, name in zip(cells, _names(cells), strict=True)
+             if row["status"] != "done" and not waived(row)]  # fmt: skip
+    failed = sum(row["status"] == "failed" for row, _ in ended)
+    if ended:
+        say(
+            f"\n{failed} of {len(cells)} cells failed, {len(ended) - failed} were skipped", fg="red"
+        )
+    for row, name in ended[:REASONS]:
+        paragraph(f"{row['status']}: {name}: {row['reason']}")
+    if len(ended) > REASONS:
+        say(f"and {len(ended) - REASONS} more: leaderboard.md")
+
+
+def _names(cells: Sequence[CellRow]) -> list[str]:
+    pairs = zip(labels(cells, "defense"), labels(cells, "attack"), strict=True)
+    return [f"{defense} under {attack}" for defense, attack in pairs]
+
+
+def _show_files(folder: Path) -> None:
+    shown = relative(folder)
+    pages = [name for name in PAGES if (folder / name).exists()]
+    figures = len(list((folder / "figures").glob("*.png")))
+    drawn = [f"{figures} figures in figures/"] if figures else []
+    say(f"{shown}/leaderboard.md")
+    paragraph(f"beside it: {', '.join([*pages, *drawn, 'results.json', 'cells/'])}")
+    paragraph(f"whole tables: show {shown} --table {'|'.join(TABLES)}")
+
+
+def show_table(results: Results, name: str) -> None:
+    """Print one of the wide tables of a run; raises UserError for a name that is none."""
+    if name not in TABLES:
+        raise UserError(f"there is no table {name!r}: {nearest(name, TABLES)}")
+    TABLES[name](results)
+
+
+def _verdicts(results: Results) -> None:
+    for table in verdict_tables(results.verdicts):
+        say(f"\n{table.title}", bold=True)
+        say(grid(verdict_table(table)))
+
+
+def _budgets(results: Results) -> None:
+    for table in verdict_tables(results.verdicts):
+        say(f"\n{table.title}", bold=True)
+        say(grid(budget_table(table)))
+
+
+def _attacks(results: Results) -> None:
+    for table in threat_tables(results.cells):
+        say(f"\n{table.title}: success rate", bold=True)
+        say(grid(success_table(table)))
+
+
+def _models(results: Results) -> None:
+    say(grid(model_table(results.cells)))
+
+
+def _flags(results: Results) -> None:
+    for one in warned(results.cells, results.verdicts):
+        paragraph(f"{one.severity} {one.flag}: {', '.join(one.raised_by)}; {one.advice}")
+
+
+TABLES: dict[str, Callable[[Results], None]] = {
+    "verdicts": _verdicts,
+    "budgets": _budgets,
+    "attacks": _attacks,
+    "models": _models,
+    "flags": _flags,
+}
+"""What ``show --table`` takes."""

@@ -15,6 +15,7 @@ from bench.base.json_changes import changes, flatten
 from bench.evidence.finished_run import read_run
 from bench.plan.matrix import load_matrix
 from bench.plan.options import RunOptions, plan_of
+from leaderboard.tables.cells import labels
 from tests.bench.conftest import options
 
 
@@ -121,7 +122,7 @@ def test_what_nothing_explains_is_a_reproducibility_failure(finished, copy, comm
     write_json(copy / "results.json", rows)
     done = command("diff", finished, copy)
     assert done.exit_code == 1
-    assert "→ 0.123" in done.output
+    assert "→ 12.3 %" in done.output
     assert "a reproducibility failure" in done.output
 
 
@@ -165,3 +166,36 @@ def test_diff_wants_two_finished_runs(order, finished, tmp_path, command) -> Non
     done = command("diff", runs[order], runs[1 - order])
     assert done.exit_code == 2
     assert "is no finished run" in done.output
+
+
+def test_a_run_is_shown_again_and_its_tables_whole(finished, command) -> None:
+    done = command("show", finished)
+    assert done.exit_code == 0, done.output
+    assert "worst case" in done.output
+    assert "leaderboard.md" in done.output
+    whole = command("show", finished, "--table", "attacks")
+    assert whole.exit_code == 0, whole.output
+    assert "success rate" in whole.output
+    assert command("show", finished, "--table", "none").exit_code == 2
+
+
+def test_a_cell_is_explained_by_the_names_in_the_tables(finished, command) -> None:
+    rows = read_json(finished / "results.json")
+    defense, attack = labels(rows, "defense")[0], labels(rows, "attack")[0]
+    done = command("explain", finished, defense, attack)
+    assert done.exit_code == 0, done.output
+    assert rows[0]["id"] in done.output
+
+
+def test_what_changed_beyond_the_headline_is_behind_all(finished, copy, command) -> None:
+    rows = read_json(copy / "results.json")
+    rows[0]["accuracy"] = 0.123
+    write_json(copy / "results.json", rows)
+    assert "1 numbers: --all" in command("diff", finished, copy).output
+    assert "→ 0.123" in command("diff", finished, copy, "--all").output
+
+
+def test_the_version_is_told(command) -> None:
+    done = command("--version")
+    assert done.exit_code == 0
+    assert done.output.startswith("retort ")

@@ -107,12 +107,12 @@ def test_the_tables_show_the_worst_honest_figure_and_whether_the_threshold_holds
     assert list(table.index) == list(QUANTITIES)
     line: Any = table.loc["gradient-direction"]
     assert (line["honest figures"], line["worst"], line["crossed"], line["holds"]) == (
-        2, "0.95", 0, "yes",
+        2, "0.9500", 0, "yes",
     )  # fmt: skip
     assert table.loc["naive-beaten", "holds"] == "no"
     assert table.loc["unbounded-budget", "holds"] == "–"  # never measured is not clear
     (masked,) = masked_table(rows).to_dict("records")
-    assert masked["naive-beaten"] == "1/1 (0.9 to 0.9)"
+    assert masked["naive-beaten"] == "1/1 (0.9000 to 0.9000)"
 
 
 def test_tables_replace_what_stands_between_the_marks() -> None:

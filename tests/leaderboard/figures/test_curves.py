@@ -14,10 +14,11 @@ AT = [0.0, 0.1, 0.2]
 
 def row(defense: str, *lines: list[float] | None, norm: str = "linf", **changes: Any) -> Any:
     seeds = {str(seed): line for seed, line in enumerate(lines)}
+    shown = [{"seed": n, "sources": 10, "naive": None} for n in range(len(lines))]
     plain = {key: [0.9, 0.2, 0.0] for key in seeds}
     base = {
         "dataset": "digits", "defense": defense, "defense_params": {}, "threat": {"norm": norm},
-        "verdict": "broken", "headline": True, "at": AT[-1],
+        "verdict": "broken", "headline": True, "at": AT[-1], "seeds": shown,
         "curve": {"at": AT, "worst_case": seeds, "undefended": plain},
     }  # fmt: skip
     return {**base, **changes}
@@ -75,8 +76,20 @@ def test_many_defenses_get_axes_of_their_own() -> None:
     rows = [reference(), *(row(f"d_{i}", [0.9, 0.5, 0.1]) for i in range(TOGETHER + 1))]
     (figure,) = curves(rows).values()
     shown = [axes for axes in figure.axes if axes.axison]
-    assert [axes.get_title() for axes in shown] == [f"d {i}" for i in range(TOGETHER + 1)]
+    assert [axes.get_title() for axes in shown] == [f"d {i}\nbroken" for i in range(TOGETHER + 1)]
     assert all(len(axes.lines) == 2 for axes in shown)
+
+
+def test_the_naive_attack_stands_beside_the_worst_case() -> None:
+    naive = [{"seed": seed, "sources": 10, "naive": 0.8} for seed in range(2)]
+    rows = [row(f"d{i}", [0.9, 0.5, 0.1], [0.9, 0.5, 0.1]) for i in range(TOGETHER)]
+    rows += [row("m", [0.9, 0.5, 0.1], [0.9, 0.5, 0.1], seeds=naive, at=at,
+                 headline=at == 0.2, **({} if at == 0.2 else {"curve": None}))
+             for at in (0.1, 0.2)]  # fmt: skip
+    (figure,) = curves(rows).values()
+    drawn_last = [list(line.get_ydata()) for line in figure.axes[TOGETHER].lines]  # type: ignore[arg-type]
+    assert drawn_last.count([80.0, 80.0]) == 2
+    assert "10 sources" in figure.get_supxlabel()
 
 
 def test_no_two_series_share_colour_marker_or_line() -> None:

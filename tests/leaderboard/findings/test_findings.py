@@ -14,38 +14,22 @@ import pytest
 from bench.base.types import Results
 from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
-from leaderboard.findings.finding import Finding, Group, apart, each, groups, listed, number, points
+from leaderboard.findings.finding import Finding, Group, apart, groups, listed, told
 from leaderboard.findings.logits import FIGURE, attack_table, draw_logits, logits, size_table
-from leaderboard.findings.students import conclusion, draw_students, inheritance, ranking
+from leaderboard.findings.students import (
+    LEVEL,
+    ORDER,
+    SURENESS,
+    draw_students,
+    inheritance,
+    ranking,
+)
 from leaderboard.pages.findings import findings
 from tests.leaderboard.rows import ENVIRONMENT, cell
 
 Row = dict[str, Any]
 
 # --- numbers and words
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.0, "0.00"), (-0.0, "0.00"), (None, "–"), (99.96, "100"), (0.99996, "1.00"), (9.994, "9.99"),
-     (9.996, "10.0"), (1234.5, "1234"), (0.001, "0.00100"), (1e-12, "1.0e−12"),
-     (-1e-12, "−1.0e−12"), (-0.5, "−0.500"), (-2345.0, "−2345")],
-)  # fmt: skip
-def test_a_number_has_three_digits_and_no_zero_is_negative(value: float | None, text: str) -> None:
-    assert number(value) == text
-
-
-def test_each_shows_a_dash_where_a_seed_is_not_known() -> None:
-    assert each([6.514, None, 99.96]) == "6.51 / – / 100"
-    assert each([0.0], 2) == "0.0"
-    assert each([]) == "–"
-
-
-def test_points_by_hand() -> None:
-    assert points(-0.0814, (-0.11, -0.052)) == "−8.1 [−11.0, −5.2]"
-    assert points(-0.0, (-0.0001, 0.0001)) == "+0.0 [0.0, 0.0]"
-    assert points(0.1, (-0.001, 0.2)) == "+10.0 [−0.1, 20.0]"
-    assert points(None, (0, 1)) == points(0.1, None) == "–"
 
 
 @pytest.mark.parametrize(
@@ -427,7 +411,7 @@ def test_what_costs_is_told_with_its_budget_and_the_rest_shows_no_loss() -> None
 
 
 @pytest.mark.parametrize(
-    ("costs", "told"),
+    ("costs", "parts_told"),
     [({"order": [], "confidence": [], "values": [], "fixed_order": []},
       ("shows no cost", "shows no cost", "shows no cost")),
      ({"order": [], "confidence": ["L0 1"], "values": [], "fixed_order": []},
@@ -436,11 +420,15 @@ def test_what_costs_is_told_with_its_budget_and_the_rest_shows_no_loss() -> None
       ("was not measured", "shows no cost", "costs robustness")),
      ({"max": ["L0 1"]}, ("was not measured",) * 3)],
 )  # fmt: skip
-def test_the_conclusion_says_of_each_part_what_was_measured(costs: Any, told: Any) -> None:
-    text = conclusion(costs)
-    assert f"confidence of each sample away {told[0]}, levelling" in text
-    assert f"spread away, {told[1]}, and" in text
-    assert text.endswith(f"wrong order {told[2]}.")
+def test_the_conclusion_says_of_each_part_what_was_measured(costs: Any, parts_told: Any) -> None:
+    words = dict.fromkeys(("teacher", "seeds", "losing", "same", "failed"), "")
+    parts = {"sureness": SURENESS, "level": LEVEL, "order": ORDER}
+    costing = [name for name, where in costs.items() if where]
+    found = told("ranking", [], costs=list(costs), costing=costing, **words, **parts)
+    text = found.sentences[1]
+    assert f"confidence of each sample away {parts_told[0]}, levelling" in text
+    assert f"spread away, {parts_told[1]}, and" in text
+    assert text.endswith(f"wrong order {parts_told[2]}.")
     assert "need" not in text
 
 
@@ -544,8 +532,8 @@ def test_seeds_are_compared_with_themselves(trained: Any, twins: Any, told: str)
 
 def test_a_failed_seed_is_a_dash_and_two_classes_have_no_order() -> None:
     first, second = differ([0.0623, None, 0.0996], [0.0, 0.1, 0.2], None)
-    assert "on 6.2 / – / 10 % of the test images" in first
-    assert "on 0.0 / 10 / 20 %" in first
+    assert "on 6.23 / – / 9.96 % of the test images" in first
+    assert "on 0.00 / 10.00 / 20.00 %" in first
     assert "0.60 / – / 0.60 against 0.60 / 0.60 / 0.60" in second
     assert second.endswith("orders of the incorrect classes is undefined, for there are too few.")
 

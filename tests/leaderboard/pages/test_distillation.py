@@ -22,7 +22,7 @@ def line(frame: pd.DataFrame, defense: str) -> dict[str, str]:
 def test_success_stands_beside_the_papers_figure_with_its_certainty() -> None:
     found = line(REPORT.success(), "distillation temperature=20")
     assert found["probabilities"] == "0.6 % [0.0, 2.6] 5/900"
-    assert found["log-odds against undefended"] == "-3.0 points [-5.0, -1.0]"
+    assert found["log-odds against undefended"] == "−3.0 points [−5.0, −1.0]"
     assert found["paper, probabilities"] == "1.34 % (stated)"
     assert line(REPORT.success(), "soft_label")["paper, probabilities"] == "unknown"
     assert line(REPORT.success(), "temperature_only temperature=20")["paper, probabilities"] == "–"
@@ -31,18 +31,18 @@ def test_success_stands_beside_the_papers_figure_with_its_certainty() -> None:
 def test_the_headline_pairs_the_hottest_with_the_undefended() -> None:
     on_probs, on_log_odds = REPORT.headline()
     assert "1/900 of the attempts on distillation at T = 100 " in on_probs
-    assert "-3.0 points [-5.0, -1.0], paired over the same attempts" in on_log_odds
+    assert "−3.0 points [−5.0, −1.0], paired over the same attempts" in on_log_odds
 
 
 def test_the_change_of_accuracy_is_held_against_the_papers_bound() -> None:
     (told,) = REPORT.accuracy_change()
-    assert "-1.00 points (distillation temperature=100), within the paper's 1.28 points" in told
+    assert "−1.00 points (distillation temperature=100), within the paper's 1.28 points" in told
     worse = [
         {**row, "accuracy": 0.97} if row["defense"] == "distillation" else row
         for row in RESULTS.models
     ]
     (told,) = Report(replace(RESULTS, models=worse)).accuracy_change()
-    assert "-2.00 points" in told
+    assert "−2.00 points" in told
     assert "beyond the paper's" in told
 
 
@@ -78,8 +78,8 @@ def test_minimum_norm_attacks_keep_features_and_pixels_apart() -> None:
                view={"attack": "CarliniL0Method", "temperature": 100.0},
                features_mean=20.0, pixels_mean=18.0)  # fmt: skip
     (found,) = Report(Results([row], [model(hot)], [])).minimum_norm().to_dict("records")
-    assert found["features changed, mean"] == "20"
-    assert found["pixels changed, mean"] == "18 (paper 19 (recalled))"
+    assert found["features changed, mean"] == "20.00"
+    assert found["pixels changed, mean"] == "18.00 (paper 19 (recalled))"
     assert found["logits / T, T"] == "100"
 
 
@@ -116,9 +116,9 @@ def test_cost_is_a_ratio_to_the_undefended_and_counts_the_teacher() -> None:
     seconds = {f"training:{row['id']}": t for row, t in zip(rows, (10, 12, 8), strict=True)}
     seconds |= {f"inference:{row['id']}": 2.0 for row in rows}
     found = cost_table(rows, seconds)
-    assert line(found, "distillation")["training"] == "20 s (× 2.00)"
+    assert line(found, "distillation")["training"] == "20.0 s (× 2.00)"
     assert line(found, "distillation")["parameters"] == "1000 (× 1.00)"
-    assert line(found, "distillation")["inference of 1,000 images"] == "2 s (× 1.00)"
+    assert line(found, "distillation")["inference of 1,000 images"] == "2.00 s (× 1.00)"
     del seconds[f"training:{rows[2]['id']}"]
     assert line(cost_table(rows, seconds), "distillation")["training"] == "–"
     assert "× 1.00" in cost(rows, ENVIRONMENT, seconds)
@@ -135,7 +135,7 @@ def test_the_cost_of_a_student_counts_its_own_teacher() -> None:
     student["defense_params"] = {"teacher": {"name": "adversarial_training", "eps": 0.2}}
     rows = [model(of) for of in (plain, other, robust, student)]
     seconds = {f"training:{row['id']}": t for row, t in zip(rows, (1, 100, 40, 2), strict=True)}
-    assert line(cost_table(rows, seconds), "robust_distillation")["training"] == "42 s (× 42.00)"
+    assert line(cost_table(rows, seconds), "robust_distillation")["training"] == "42.0 s (× 42.00)"
     rows.pop(2)  # another teacher of the same name is not its own
     assert line(cost_table(rows, seconds), "robust_distillation")["training"] == "–"
 

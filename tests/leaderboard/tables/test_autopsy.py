@@ -82,7 +82,7 @@ def test_the_thresholds_are_where_they_are_said_to_be() -> None:
                 "distillation: 1.0 % of the attempts succeed on the deployed output, 93.0 % on "
                 "log-odds. Underflow: the attack sees zeros where in exact arithmetic there are "
                 "none. 99.0 % of the attempts ended with no admissible pair. No robustness "
-                "beneath: on log-odds -2.0 points [-5.0, 1.0] against the undefended network, "
+                "beneath: on log-odds −2.0 points [−5.0, 1.0] against the undefended network, "
                 "equal to it within the interval."
             ),
         ),
@@ -91,7 +91,7 @@ def test_the_thresholds_are_where_they_are_said_to_be() -> None:
             (
                 "adversarial_training: 30.0 % of the attempts succeed on the deployed output, "
                 "31.0 % on log-odds. Nothing is hidden: log-odds finds less than 10 points more. "
-                "On log-odds -65.0 points [-70.0, -60.0] against the undefended network: this "
+                "On log-odds −65.0 points [−70.0, −60.0] against the undefended network: this "
                 "attack finds less here, and another may find more."
             ),
         ),
@@ -131,7 +131,7 @@ def test_controls_are_held_against_what_they_control() -> None:
     members = autopsies(sweep_results())
     told = sentences(members)[-2:]
     assert "in 9 of 9 cases: the teacher adds nothing" in told[0]
-    assert told[1].startswith("soft_label, soft labels without a teacher: -16.1 points")
+    assert told[1].startswith("soft_label, soft labels without a teacher: −16.1 points")
     apart = [
         opened(0.01, 0.9),
         opened(0.5, 0.9, of=who("temperature_only", 100)),
@@ -150,7 +150,7 @@ def test_views_of_one_attack_meet_and_others_stay_apart() -> None:
     assert item.model["mean_abs_logit"] == 600
     (section,) = sections(Results(rows, [model(HOT, 600.0)], []))
     assert section.table["deployed, float64"].tolist() == ["2.0 % [0.0, 4.0]"]
-    assert section.table["mean |logit|"].tolist() == ["600"]
+    assert section.table["mean |logit|"].tolist() == ["600.0"]
     assert "log-odds against undefended" not in section.table
 
 
