@@ -14,8 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bench.base.types import Access, Spec, Targets, ThreatModel, UserError
-from bench.plugins import parameter as nested
-from bench.plugins import registry
+from bench.plugins import parameter, registry
 from bench.plugins.contracts import Attack, AttackContext, Defense, Perturbation
 
 DEFAULTS = {"source": "undefended", "attack": "pgd"}
@@ -53,9 +52,9 @@ class Transfer(Attack):
         return cls(**tables)
 
     def __post_init__(self) -> None:
-        _, source = nested.resolve(registry.DEFENSES, "source", self.source, DEFAULTS["source"])
+        _, source = parameter.resolve(registry.DEFENSES, "source", self.source, DEFAULTS["source"])
         climbing = _climbing_on(_table("attack", self.attack))
-        inner, attack = nested.resolve(registry.ATTACKS, "attack", climbing, DEFAULTS["attack"])
+        inner, attack = parameter.resolve(registry.ATTACKS, "attack", climbing, DEFAULTS["attack"])
         if inner.access == "transfer" or inner.requires():
             raise ValueError(
                 f"it needs an attack that looks at its source itself, "
@@ -95,7 +94,7 @@ class Transfer(Attack):
 
     def requires(self) -> Mapping[str, Defense | Spec]:
         """Name the source, a fit that the plan shares."""
-        return {"source": nested.as_spec(self.source)}
+        return {"source": parameter.as_spec(self.source)}
 
     def files(self) -> Sequence[Path]:
         """Name the files that the inner attack reads."""
@@ -122,7 +121,7 @@ def _default(name: str) -> dict[str, Any]:
 
 
 def _table(name: str, given: Any) -> dict[str, Any]:
-    return nested.as_table(name, given, DEFAULTS[name])
+    return parameter.as_table(name, given, DEFAULTS[name])
 
 
 def _climbing_on(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -183,10 +183,10 @@ def list_command(
     """List what can be named in a matrix; with a name, its parameters and their defaults."""
 
     def command() -> int:
-        from bench.plugins import discovery as doors
+        from bench.plugins import discovery
         from leaderboard.terminal.listing import show_listing
 
-        doors.load_plugins(plugin)
+        discovery.load_plugins(plugin)
         show_listing(what)
         return 0
 
@@ -273,13 +273,13 @@ def verify_command(
         from bench.audit.verify import recorded_device, verify
         from bench.base.files import default_cache
         from bench.evidence.finished_run import read_run
-        from bench.plugins import discovery as doors
+        from bench.plugins import discovery
         from bench.plugins.contracts import DataSettings
         from bench.runner.prepare import choose_device
         from leaderboard.pages.leaderboard import render
         from leaderboard.terminal.inspection import show_verification
 
-        doors.load_plugins(plugin)
+        discovery.load_plugins(plugin)
         run = read_run(run_folder)
         asked = recorded_device(run_folder) if device == "auto" else device
         chosen = choose_device("auto" if asked == "cuda" and device == "auto" else asked)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from bench.base.rows import CellRow
+from bench.base.rows import CellRow, FlagRow, ModelRow, warns
 from bench.base.types import DataInfo, Document, Outcome, Spec, UserError
+from bench.measure.at_rest import at_rest
 from bench.measure.cell import Sources, attack_sources
-from bench.measure.probes import describe
-from bench.plugins import discovery as doors
-from bench.plugins import registry
+from bench.measure.probes import Samples, probe
+from bench.measure.query import copies
+from bench.measure.suspicion import suspect
+from bench.plan.graph import SCALE
+from bench.plugins import discovery, registry
 from bench.plugins.contracts import Attack, AttackContext
-from bench.plugins.data import Split
+from bench.plugins.data import Dataset, Split
 from bench.results.cell_metrics import summarise
 from bench.results.collect import row
-from bench.results.model_metrics import summarise_probe
+from bench.results.model_metrics import summarise_model, summarise_probe
+from bench.verdict.flags import ModelFacts, model_flags
 
 
 def evaluate(
@@ -41,22 +46,26 @@ def evaluate(
     ``bench.Spec`` with parameters, or attack instances. The intervals are split into ``*_low``
     and ``*_high``.
 
+    The model is suspected as in a run (``bench.measure.suspicion``): ``flags`` holds what was found
+    of the model and of each attack, and what warns is also a Python warning.
+
     Raises UserError for inputs that cannot be used; an attack that fails on this model raises.
     """
-    doors.load_plugins()
+    discovery.load_plugins()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     test = _split(x, y, device)
-    was_training = model.training
-    model.eval()
-    try:
+    with at_rest(model):
         classes = _classes(model, test)
         info = DataInfo(name, tuple(test.x.shape[1:]), classes, (0.0,), (1.0,))
-        clean = summarise_probe(describe(model, test, classes))
         count = len(test) if sources is None else min(sources, len(test))
         chosen = Sources(torch.arange(count, device=device), test.x[:count], test.y[:count], seed)
+        clean, flags = _suspect(model, test, chosen, info)
         rows = [_evaluate(model, _attack(item), chosen, info, clean, seed) for item in attacks]
-    finally:
-        model.train(was_training)
+    for flag in flags:
+        if warns(flag):
+            warnings.warn(f"{flag['id']}: {flag['evidence']}; {flag['advice']}", stacklevel=2)
+    for found in rows:
+        found["flags"] = [*flags, *(flag for flag in found["flags"] if flag["id"] != "chance")]
     frame = pd.DataFrame(rows)
     for column in [name for name in frame.columns if name.endswith("_ci")]:
         stem = column.removesuffix("_ci")
@@ -64,6 +73,20 @@ def evaluate(
         frame[f"{stem}_low"] = pd.array([low for low, _ in bounds], dtype="Float64")
         frame[f"{stem}_high"] = pd.array([high for _, high in bounds], dtype="Float64")
     return frame
+
+
+def _suspect(
+    model: nn.Module, test: Split, sources: Sources, info: DataInfo
+) -> tuple[Document, list[FlagRow]]:
+    """Return what stands beside every attack, and what is suspicious about the model."""
+    count = len(sources.ids)
+    data = Dataset(info, test, test, test, "")
+    found = probe(model, data, Samples(count, count, sources.seed))
+    suspicion = suspect(copies(model), lambda module: module, sources.x, sources.y, SCALE)
+    summary = summarise_model(found.rows, found.rows["sample_id"].tolist())
+    row = {"status": "done", "errors": found.errors, **summary, "suspicion": suspicion.document()}
+    flags = model_flags(ModelFacts(cast("ModelRow", row), info.classes)).document()["flags"]
+    return summarise_probe(found.rows), flags
 
 
 def _evaluate(

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.base.types import DataInfo, Spec, UserError
-from bench.plugins import discovery as doors
-from bench.plugins import registry
+from bench.plugins import discovery, registry
 from bench.plugins.contracts import BuildContext, Defense, FitContext
 from bench.plugins.data import Split
 
@@ -81,7 +80,7 @@ class Checkpoint(Defense):
 
 
 def _callable(reference: str) -> Callable[..., Any]:
-    found = doors.find(reference)
+    found = discovery.find(reference)
     if not (inspect.isfunction(found) or inspect.isclass(found)):
         raise UserError(f"builder {reference!r} must be a function or a class, got {found!r}")
     return found

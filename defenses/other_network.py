@@ -8,9 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from bench.base.types import UserError
-from bench.plugins import parameter as nested
-from bench.plugins import registry
+from bench.base.types import Spec, UserError
+from bench.plugins import parameter, registry
 from bench.plugins.contracts import BuildContext, Defense
 from bench.plugins.parameter import NameOrTable
 
@@ -27,8 +26,14 @@ class OtherNetwork(Defense):
 
     def __post_init__(self) -> None:
         if self.network is not None:
-            _, table = nested.resolve(registry.NETWORKS, "network", self.network, "mlp")
+            _, table = parameter.resolve(registry.NETWORKS, "network", self.network, "mlp")
             object.__setattr__(self, "network", table)
+
+    def plain(self) -> Defense | Spec | None:
+        """Name the same network, trained on hard labels alone."""
+        return (
+            None if self.network is None else Spec("standard_training", {"network": self.network})
+        )
 
     def code(self) -> Sequence[Callable[..., Any]]:
         """Name the network."""
@@ -43,6 +48,6 @@ class OtherNetwork(Defense):
             return context.network()
         assert isinstance(self.network, Mapping)
         try:
-            return registry.NETWORKS.make(nested.as_spec(self.network)).build(context.info)
+            return registry.NETWORKS.make(parameter.as_spec(self.network)).build(context.info)
         except ValueError as error:
             raise UserError(f"network {self.network['name']!r}: {error}") from error

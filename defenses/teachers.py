@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.base.types import DataInfo, UserError
-from bench.plugins import parameter as nested
-from bench.plugins import registry
+from bench.plugins import parameter, registry
 from bench.plugins.contracts import Defense, FitContext
 from bench.plugins.data import Split
 from bench.plugins.parameter import NameOrTable
@@ -84,13 +83,13 @@ class Student(Defense):
     teacher: NameOrTable = field(default="adversarial_training", hash=False)
 
     def __post_init__(self) -> None:
-        _, table = nested.resolve(registry.DEFENSES, "teacher", self.teacher, "undefended")
+        _, table = parameter.resolve(registry.DEFENSES, "teacher", self.teacher, "undefended")
         object.__setattr__(self, "teacher", table)
 
     def requires(self) -> Mapping[str, Defense]:
         """Name the teacher, a fit that the plan shares."""
         assert isinstance(self.teacher, Mapping)
-        return {"teacher": registry.DEFENSES.make(nested.as_spec(self.teacher))}
+        return {"teacher": registry.DEFENSES.make(parameter.as_spec(self.teacher))}
 
     def taught(self, train: Split, context: FitContext) -> Tensor:
         """Return the teacher's logits (n, classes) for ``train``; raises TeacherError."""

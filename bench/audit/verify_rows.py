@@ -26,6 +26,7 @@ from bench.measure.query import Anew, ask
 from bench.plugins.contracts import Attack
 from bench.results.cell_metrics import summarise
 from bench.results.model_metrics import summarise_probe
+from bench.verdict.rates import difference_spans_zero
 
 Mode = Literal["exact", "tolerant", "stochastic"]
 """``exact`` on the machine of the run; ``tolerant`` on other hardware; ``stochastic`` models."""
@@ -187,10 +188,11 @@ def _plain(value: Any) -> Any:
 def _inside(
     node: str, name: str, stored: dict[str, Any], made: dict[str, Any], interval: str
 ) -> list[Difference]:
-    bounds, value = stored[interval], made[name]
-    if bounds is None or value is None or bounds[0] <= value <= bounds[1]:
+    first, second = (stored[name], stored[interval]), (made[name], made[interval])
+    if None in (*first, *second) or difference_spans_zero(*first, *second):
         return []
-    return [Difference(node, f"{name} of a stochastic model, outside [stored]", bounds, value)]
+    what = f"{name} of a stochastic model, apart by more than two samples differ"
+    return [Difference(node, what, first[0], second[0])]
 
 
 def _reported(records: pd.DataFrame) -> pd.DataFrame:

@@ -113,7 +113,8 @@ def answer(claim: Claim, tallies: Sequence[Tally]) -> Answer:
     needs = [item.sources_needed for item in seeds if item.sources_needed is not None]
     open_seeds = first.word == "inconclusive"
     needed = max(needs) if needs and open_seeds else None
-    why = first.why if len(seeds) == 1 else f"seed {first.seed}: {first.why}"
+    told = "one seed" if len(seeds) == 1 else f"seed {first.seed} of {len(seeds)}"
+    why = f"{told}: {first.why}"
     return Answer(claim, first.word, why, seeds, least_sources(claim), needed)
 
 

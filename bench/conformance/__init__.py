@@ -17,8 +17,7 @@ from bench.conformance.attacks import attack_checks
 from bench.conformance.checks import Check, Checks, contract_checks, subject_of
 from bench.conformance.data import dataset_checks, tiny_data, tiny_model
 from bench.conformance.models import defense_checks, network_checks
-from bench.plugins import discovery as doors
-from bench.plugins import registry
+from bench.plugins import discovery, registry
 from bench.plugins.data import Dataset
 
 __all__ = [
@@ -67,7 +66,7 @@ def check_dataset(dataset: Any, params: Params = None, data: Dataset | None = No
 
 
 def _check(kind: str, given: Any, params: Params, data: Dataset | None) -> list[Check]:
-    doors.load_plugins()
+    discovery.load_plugins()
     subject = subject_of(kind, given, params or {})
     checks = Checks(f"{registry.REGISTRIES[kind].kind} {subject.name}")
     plugin = contract_checks(checks, subject)
@@ -82,9 +81,9 @@ def check_plugins(plugin: str, params: Params = None) -> list[Check]:
     ``params``: values for parameters without a default, each given to the plugins that have it.
     Raises UserError where the file cannot be imported or registers nothing.
     """
-    doors.load_plugins()
+    discovery.load_plugins()
     before = {kind: set(found.names()) for kind, found in registry.REGISTRIES.items()}
-    module = doors.import_plugin(plugin).__name__
+    module = discovery.import_plugin(plugin).__name__
     subjects = [
         (kind, name)
         for kind, found in registry.REGISTRIES.items()

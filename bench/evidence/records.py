@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bench.base.types import ThreatModel
-from bench.measure.query import TOLERANCE
+from bench.measure.query import slack
 
 Ids = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -55,7 +55,7 @@ def within(distance: Budgets, threat: ThreatModel) -> Mask:
     """
     if threat.budget is None:
         raise ValueError(f"nothing is within a budget that is not there: {threat}")
-    return np.asarray(distance <= threat.budget + TOLERANCE)
+    return np.asarray(distance <= threat.budget + slack(threat))
 
 
 def alone(masks: Mapping[str, Mask]) -> dict[str, Mask]:

@@ -24,6 +24,9 @@ TOLERANCE = 1e-6
 """Slack on the box, on the budget and on what counts as a changed feature, in input units."""
 
 
+SHARE_TOLERANCE = 1e-9
+"""Slack on a budget that is a fraction of features."""
+
 NO_ANSWER = -1
 """The answer of a row whose logits tie at the top, or are not all finite: it names no class."""
 
@@ -63,6 +66,15 @@ def predict(model: nn.Module, x: Tensor, classes: int) -> Tensor:
                 raise ContractError(f"the model must return floating logits, got {logits.dtype}")
             parts.append(logits)
     return torch.cat(parts) if parts else x.new_empty((0, classes))
+
+
+def slack(threat: ThreatModel) -> float:
+    """Return by how much a distance may exceed the budget of ``threat``, in the budget's unit.
+
+    A fraction of features is a count divided by their number: it is exact but for rounding, and a
+    millionth of it would be a feature too many where there are a million.
+    """
+    return SHARE_TOLERANCE if threat.norm == "l0" else TOLERANCE
 
 
 def ask(model: nn.Module, x: Tensor, classes: int, seed: int = 0, draws: int = 1) -> Tensor:
@@ -157,7 +169,7 @@ class Distances:
             ("l2", "input"): self.l2,
             ("linf", "input"): self.linf,
         }[threat.norm, threat.unit]
-        return self.finite & (spent <= threat.budget + TOLERANCE)
+        return self.finite & (spent <= threat.budget + slack(threat))
 
 
 def distances(x: Tensor, x_adv: Tensor) -> Distances:

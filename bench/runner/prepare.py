@@ -12,8 +12,7 @@ from bench.base.files import default_cache
 from bench.base.types import Spec, UserError
 from bench.plan.graph import Plan
 from bench.plan.options import RunOptions, plan_of
-from bench.plugins import discovery as doors
-from bench.plugins import registry
+from bench.plugins import discovery, registry
 from bench.plugins.contracts import DataSettings
 from bench.plugins.data import Dataset
 from bench.runner.keys import check_files
@@ -27,7 +26,7 @@ def prepare(
 
     Raises UserError for a mistake in the matrix, the options or the data.
     """
-    doors.load_plugins(options.plugin)
+    discovery.load_plugins(options.plugin)
     plan = plan_of(matrix, options)
     cache = (options.cache_dir or default_cache()).absolute()
     data_dir = options.data_dir.absolute() if options.data_dir else None

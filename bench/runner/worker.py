@@ -35,8 +35,7 @@ from bench.measure.average import Average
 from bench.measure.cell import Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError, predict
 from bench.measure.suspicion import suspect
-from bench.plugins import discovery as doors
-from bench.plugins import registry
+from bench.plugins import discovery, registry
 from bench.plugins.contracts import AttackContext, Defense
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
@@ -56,7 +55,7 @@ def initialise(settings: Settings) -> None:
         with writing(settings.run / "workers.log"):
             _redirect(settings.run / "workers.log")
         prepare_torch()
-        doors.load_plugins(settings.plugins)
+        discovery.load_plugins(settings.plugins)
         _worker = Worker(settings)
     except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
         # Kept for the first task: a process that dies here is replaced by one that dies here.

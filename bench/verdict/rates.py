@@ -66,3 +66,20 @@ def mean_interval(values: pd.Series) -> Interval:
         return None
     mean, half = float(kept.mean()), 1.96 * float(kept.std(ddof=1)) / math.sqrt(len(kept))
     return mean - half, mean + half
+
+
+def difference_spans_zero(
+    first: float,
+    first_bounds: tuple[float, float],
+    second: float,
+    second_bounds: tuple[float, float],
+) -> bool:
+    """Return whether 0 lies in the interval of ``first`` minus ``second``.
+
+    Newcombe 1998, *Interval estimation for the difference between independent proportions*,
+    Statistics in Medicine 17, method 10: of the two rates' own intervals.
+    """
+    delta = first - second
+    low = delta - math.hypot(first - first_bounds[0], second_bounds[1] - second)
+    high = delta + math.hypot(first_bounds[1] - first, second - second_bounds[0])
+    return low <= 0 <= high
