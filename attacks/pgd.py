@@ -25,7 +25,8 @@ from attacks.kit.ball import (
 )
 from attacks.kit.draws import row_streams, sample_streams
 from attacks.kit.losses import LOSSES, Output, check_classes, reached, unanswered, unsure
-from attacks.kit.model import Layout, Model, chunks, finite_gradient, probe, widened
+from attacks.kit.model import Model, chunks, finite_gradient, widened
+from attacks.kit.view import View
 from bench.base.types import Targets, ThreatModel
 from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
@@ -239,22 +240,16 @@ class _State:
         self.zero_gradients[rows] += ~gradient.any(dim=1)
 
 
-class _View:
-    """The model and the goals of all rows; a query names the rows that it asks for."""
+class _View(View):
+    """The same, with what is climbed and the goal that no class has the probability asked for."""
 
     def __init__(
         self, model: Model, x: Tensor, y: Tensor, target: Tensor | None, output: Output,
         confidence: float | None,
     ) -> None:  # fmt: skip
-        self.model = model
+        super().__init__(model, x, y, target)
         self.confidence = confidence
         self.output = output
-        self.shape = x.shape[1:]
-        self.clean = x.detach().clone(memory_format=torch.contiguous_format).flatten(1)
-        self.y = _labels(y, x)
-        self.target = None if target is None else _labels(target, x)
-        goals = self.y if self.target is None else torch.cat((self.y, self.target))
-        self.layout: Layout = probe(model, self._shaped(self.clean), goals)
 
     def look(self, points: Tensor, rows: Tensor, *, gradient: bool) -> _Seen:
         """Query the model at ``points`` (rows, features), where ``rows`` stand."""
@@ -280,10 +275,3 @@ class _View:
         if self.confidence is not None:
             return unsure(logits, self.confidence)
         return reached(logits, y, target)
-
-    def _shaped(self, points: Tensor) -> Tensor:
-        return points.reshape(len(points), *self.shape)
-
-
-def _labels(labels: Tensor, x: Tensor) -> Tensor:
-    return labels.detach().to(device=x.device, dtype=torch.int64, copy=True)

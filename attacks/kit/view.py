@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks.kit.losses import behind
-from attacks.kit.model import Layout, Model, probe
+from attacks.kit.model import Layout, Model, finite_gradient, probe, widened
 
 
 class View:
@@ -31,22 +31,20 @@ class View:
     def logits(self, points: Tensor) -> Tensor:
         """Return the logits (rows, classes) at ``points`` (rows, features), without gradient."""
         with torch.no_grad():
-            return _wide(self.model(self.layout(self._shaped(points))))
+            return widened(self.model(self.layout(self._shaped(points))))
 
     def climb(
         self, points: Tensor, loss: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, loss (rows,) and its gradient (rows, features) at ``points``.
 
-        Entries of the gradient that are NaN are 0, and so are all where the model offers none.
+        Entries of the gradient that are no number are 0, and so are all where the model has none.
         """
         leaf = self.layout(self._shaped(points)).requires_grad_()
-        logits = _wide(self.model(leaf))
-        losses, found = loss(logits), None
-        if losses.requires_grad:
-            (found,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
-        gradient = torch.zeros_like(points) if found is None else found.flatten(1).nan_to_num()
-        return logits.detach(), losses.detach(), gradient
+        with torch.enable_grad():
+            logits = widened(self.model(leaf))
+            losses = loss(logits)
+        return logits.detach(), losses.detach(), finite_gradient(losses, leaf)
 
     def margin(self, logits: Tensor, rows: Tensor) -> Tensor:
         """Return by how much ``rows`` are at their goals, (rows,): positive where strictly."""
@@ -60,8 +58,3 @@ class View:
 
 def _labels(labels: Tensor, x: Tensor) -> Tensor:
     return labels.detach().to(device=x.device, dtype=torch.int64, copy=True)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    # Under autocast a model answers in half precision, too coarse for losses and margins.
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -18,6 +18,7 @@ from bench.base.fingerprint import digest
 from bench.base.types import DamagedError, Document
 from bench.evidence.cells import Evidence
 from bench.evidence.folder import RunFolder
+from bench.measure.bare import ask_bare
 from bench.measure.logits import read
 from bench.measure.query import ask, differs
 from bench.plan.graph import Plan
@@ -59,7 +60,8 @@ def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor) -> None:
 def answers(settings: Settings, fit: str, cells: Sequence[str]) -> dict[str, int]:
     """Return by cell in how many rows the model ``fit`` now answers otherwise than is recorded.
 
-    All inputs of the ``cells`` are asked together, shuffled, before a record is read.
+    All inputs of the ``cells`` are asked together, shuffled, before a record is read; then another
+    instance is asked as a user would, with nothing of the harness in sight.
     """
     models = Rebuilder(settings)
     evidence = [Evidence(models.folder, "cell", cell) for cell in cells]
@@ -69,11 +71,14 @@ def answers(settings: Settings, fit: str, cells: Sequence[str]) -> dict[str, int
     _, model = models.load_model(fit)
     x = torch.cat(inputs).to(models.device)
     info = models.info(fit)
-    said = torch.split(ask(model, x, info.classes, SEED), [len(part) for part in inputs])
+    sizes = [len(part) for part in inputs]
+    here = torch.split(ask(model, x, info.classes, SEED), sizes)
+    bare = torch.split(ask_bare(models.load_model(fit)[1], x), sizes)
     found = {}
-    for item, logits in zip(evidence, said, strict=True):
+    for item, *said in zip(evidence, here, bare, strict=True):
         stored = torch.from_numpy(np.ascontiguousarray(read(item.records())))
-        found[item.id] = int(differs(stored, logits.cpu()).sum())
+        other = torch.stack([differs(stored, logits.cpu()) for logits in said])
+        found[item.id] = int(other.any(dim=0).sum())
     return found
 
 

@@ -340,7 +340,9 @@ def test_adaptive_says_which_model_is_differentiated(adaptive: bool) -> None:
     model, x, y = linear(6)
     attack = APGD(0.6, steps=5, adaptive=adaptive)
     sources = Sources(torch.arange(5), x, y)
-    evidence = attack_sources(Hidden(model, "detached"), attack, sources, CONTEXT, surrogate=model)
+    evidence = attack_sources(
+        Subject(Hidden(model, "detached"), surrogate=model), attack, sources, CONTEXT
+    )
     assert evidence.records["zero_gradients"].eq(0).all() == adaptive
     assert set(evidence.records["stop_reason"]) <= {"reached", "budget"}
     assert APGD(2.0, "l2").threat((7,)) == ThreatModel("l2", 2.0)
