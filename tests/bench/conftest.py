@@ -94,7 +94,7 @@ class InProcess:
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         try:
             future.set_result(work(self.settings, *args))
-        except Exception as error:  # as the pool does
+        except Exception as error:  # noqa: BLE001 (as the pool does)
             future.set_exception(error)
         return future
 
