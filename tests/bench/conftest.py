@@ -7,14 +7,16 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pytest
 import torch
 from typer.testing import CliRunner, Result
 
 from bench.runner.task import Report, Settings, Task
-from bench.runner.worker import Worker, prepare_torch
+from bench.runner.worker import Worker, prepare_torch, reason_of
+
+T = TypeVar("T")
 
 MATRIX = """
 name = "small"
@@ -77,6 +79,7 @@ class InProcess:
     workers = 1
 
     def __init__(self, settings: Settings, workers: int, timeout: float | None = None) -> None:
+        self.settings = settings
         self.worker = Worker(settings)
 
     def submit(self, task: Task) -> concurrent.futures.Future[Report]:
@@ -86,6 +89,18 @@ class InProcess:
 
     def report(self, future: concurrent.futures.Future[Report]) -> Report:
         return future.result()
+
+    def fresh(self, work: Callable[..., T], *args: object) -> concurrent.futures.Future[T]:
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        try:
+            future.set_result(work(self.settings, *args))
+        except Exception as error:  # noqa: BLE001 (as the pool does)
+            future.set_exception(error)
+        return future
+
+    def outcome(self, future: concurrent.futures.Future[T]) -> tuple[T | None, str | None]:
+        error = future.exception()
+        return (future.result(), None) if error is None else (None, reason_of(error))
 
     def __enter__(self) -> Self:
         return self

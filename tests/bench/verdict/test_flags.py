@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from bench.base.types import Results
+from bench.base.types import Results, ThreatModel
 from bench.cli import _status
 from bench.compose import RunResult
 from bench.runner.schedule import Progress
-from bench.verdict.flags import MODEL_FLAGS, ModelFacts, model_flags
+from bench.verdict.flags import MODEL_FLAGS, ModelFacts, cell_flags, model_flags
 
 
 def model(**changes: Any) -> dict[str, Any]:
@@ -53,10 +53,94 @@ def test_thresholds(change: dict[str, Any], flag: dict[str, str]) -> None:
     assert raised(model(**change)) == flag
 
 
-def test_stochastic_as_declared_or_as_seen_and_no_warning_with_a_surrogate() -> None:
-    assert raised(model(), stochastic=True) == {"stochastic": "warning"}
-    assert raised(model(), stochastic=True, adaptive=True) == {"stochastic": "info"}
-    assert raised(model(answers_differ=1.0), adaptive=True) == {"stochastic": "info"}
+def test_stochastic_is_said_where_declared_and_warned_of_where_not() -> None:
+    assert raised(model(), stochastic=True) == {"stochastic": "info"}
+    assert raised(model(answers_differ=1.0), stochastic=True) == {"stochastic": "info"}
+    assert raised(model(answers_differ=1.0), adaptive=True) == {"stochastic": "warning"}
+
+
+def suspected(**changes: Any) -> dict[str, Any]:
+    """A model that was looked at on purpose; an honest one but for ``changes``."""
+    found = {
+        "gradient": "agrees", "where": "sources", "step": 0.1, "value": 0.99, "stochastic": 0.0,
+        "stateful": 0.0, "batch_dependent": 0.0, "no_answer": 0.0, "surrogate": None,
+        "averages": None, "shapes": [], "errors": {},
+    }  # fmt: skip
+    return model(suspicion={**found, **changes})
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [
+        ({}, {}),
+        ({"stochastic": 0.01}, {"stochastic": "warning"}),
+        ({"stateful": 0.01}, {"stateful": "error"}),
+        ({"batch_dependent": 0.01}, {"batch-dependent": "error"}),
+        ({"no_answer": 0.05}, {"no-answer": "warning"}),
+        ({"no_answer": 0.049}, {"no-answer": "info"}),
+        ({"surrogate": 0.9}, {}),
+        ({"surrogate": 0.89}, {"surrogate": "error"}),
+        ({"surrogate": 1.0, "averages": False}, {"surrogate": "error"}),
+        ({"gradient": "foreign", "value": 0.2}, {"gradient-mismatch": "warning"}),
+        ({"gradient": "shattered", "value": 0.2}, {"gradient-mismatch": "warning"}),
+        ({"gradient": "partial", "value": 0.3}, {"gradient-mismatch": "warning"}),
+        ({"gradient": "broken", "value": None, "step": None}, {"gradient-mismatch": "warning"}),
+    ],
+)
+def test_thresholds_of_suspicion(change: dict[str, Any], flag: dict[str, str]) -> None:
+    assert raised(suspected(**change)) == flag
+
+
+def test_what_a_stochastic_model_may_do_is_no_flag() -> None:
+    """Its answers differ after other questions and in other batches because they always do."""
+    row = suspected(stochastic=1.0, stateful=1.0, batch_dependent=1.0)
+    assert raised(row, stochastic=True) == {"stochastic": "info"}
+
+
+def test_what_could_not_be_suspected_is_not_evaluated() -> None:
+    errors = {"answers": "one: RuntimeError: no", "gradient-mismatch": "RuntimeError: no way back"}
+    found = model_flags(facts(suspected(gradient="unknown", errors=errors)))
+    assert dict(found.not_evaluated) == {
+        "batch-dependent": "one: RuntimeError: no",
+        "gradient-mismatch": "RuntimeError: no way back",
+    }
+    still = model_flags(facts(suspected(gradient="unknown")))
+    assert set(still.not_evaluated) == {"gradient-mismatch"}
+
+
+@pytest.mark.parametrize(
+    ("recheck", "flag"),
+    [
+        (None, {}),
+        ({"differing": {"a": 0, "b": 0}, "reason": None}, {}),
+        ({"differing": {"a": 0, "b": 1}, "reason": None}, {"judged-differently": "error"}),
+        ({"differing": None, "reason": "RuntimeError: no"}, {"judged-differently": "error"}),
+    ],
+)
+def test_a_model_that_is_asked_again_must_answer_as_before(
+    recheck: dict[str, Any] | None, flag: dict[str, str]
+) -> None:
+    row = {**suspected(), "recheck": recheck}
+    assert raised(row) == flag
+    if recheck and recheck["reason"]:
+        (found,) = model_flags(facts(row)).flags
+        assert "RuntimeError: no" in found.evidence
+
+
+def cell(differing: int = 0, seen: int = 0) -> dict[str, str]:
+    summary = {
+        "invalid": 0, "no_op": 0, "attempts": 100, "sources": 100, "correct_sources": 100,
+        "stop_reasons": None,
+    }  # fmt: skip
+    threat = ThreatModel("linf", 0.1)
+    found = cell_flags(summary, {"accuracy": 0.97}, threat, 10, differing, seen)
+    return {flag.id: flag.severity for flag in found}
+
+
+def test_what_the_runner_saw_of_a_cell_is_flagged() -> None:
+    assert cell() == {}
+    assert cell(differing=1) == {"judged-differently": "error"}
+    assert cell(seen=1) == {"found-not-returned": "info"}
 
 
 def test_samples_are_named() -> None:

@@ -57,6 +57,16 @@ def test_a_black_box_that_beats_greedy_jsma_is_no_flag_below_thirty_points() -> 
     assert ids(l0(90)) == ["black-box-beats-gradient"]
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_black_box_must_not_beat_gradients_by_ten_points(norm: Norm) -> None:
+    def other(box: int) -> Siblings:
+        followers = (broke("naive", 50), broke("log-odds", 60), broke("strong", 70))
+        return panel(*followers, broke("black-box", box, gradients=False), GONE, norm=norm)
+
+    assert "black-box-beats-gradient" not in ids(other(79))
+    assert "black-box-beats-gradient" in ids(other(80))
+
+
 def test_log_odds_against_probs_under_l0_alone() -> None:
     box = broke("black-box", 50, gradients=False)
     pair = (broke("naive", 30), broke("log-odds", 50))
@@ -75,7 +85,8 @@ def test_an_unbounded_attack_may_leave_a_twentieth() -> None:
 def test_a_flag_without_its_siblings_is_not_evaluated() -> None:
     absent = Sibling("naive", "pgd deployed", None, True)
     found = panel_flags(panel(absent, broke("log-odds", 90)), ["pgd deployed failed: boom"])
-    assert set(found.not_evaluated) == {"naive-beaten", "unbounded-budget"}
+    absent_too = {"black-box-beats-gradient", "unbounded-budget"}
+    assert set(found.not_evaluated) == {"naive-beaten", *absent_too}
     (flag,) = found.flags
     assert (flag.id, flag.severity) == ("panel-incomplete", "warning")
     assert "boom" in flag.evidence

@@ -19,6 +19,7 @@ from bench.plan.matrix import MatrixConfig, parse_matrix
 from bench.plan.panel import Entry, Panel
 from bench.plugins import discovery as doors
 from bench.plugins import registry
+from bench.runner.schedule import too_little
 from bench.verdict.ranking import rank_ranges
 from bench.verdict.survivors import Subject
 from bench.verdict.verdict_rows import Model, verdict_rows
@@ -70,21 +71,26 @@ def committed(
 def model(
     config: MatrixConfig, name: str, breaks: Mapping[str, int], *, seed: int = 0, wrong: int = 0,
     failed: str = "", flags: tuple[Flag, ...] = (), extra: Sequence[Trial] = (),
+    shapes: Sequence[Sequence[int]] = ((10,), (10, 64)),
 ) -> Model:  # fmt: skip
-    """A model on which every panel attack of a role breaks so many sources at its budget."""
+    """A model on which every panel attack of a role breaks so many sources at its budget.
+
+    ``all``: for the roles that are not named; closers, which only get what stands, need a name.
+    """
     panel = config.panel[0]
     trials = []
     known = committed(panel.norm, tuple(panel.budgets), config.effort)
     for number, (entry, document, access) in enumerate(known):
         budget = 1.0 if entry.role == "unbounded" else entry.budget or panel.budgets[-1]
-        count = N if entry.role == "unbounded" else breaks.get(entry.role, breaks.get("all", 0))
+        others = 0 if entry.role == "closer" else breaks.get("all", 0)
+        count = N if entry.role == "unbounded" else breaks.get(entry.role, others)
         column = "l0_features" if panel.norm == "l0" else panel.norm
         done = entry.role != failed
         row = {
             "id": f"{name}{seed}-{number}", "attack": document["name"],
             "attack_params": document["params"], "status": "done" if done else "failed",
             "reason": None if done else "RuntimeError: boom", "flags": [],
-            "forwards": 10, "backwards": 5,
+            "forwards": 10, "backwards": 5, "round": entry.round,
         }  # fmt: skip
         frame = records(at(budget, count), wrong, column) if done else None
         trials.append(Trial(row, frame, access))
@@ -92,6 +98,7 @@ def model(
         "id": f"fit-{name}{seed}", "dataset": "digits", "network": "n", "recipe": "r",
         "defense": name, "defense_params": {}, "seed": seed, "accuracy": 0.97,
         "gradients": {"cosine_median": 1.0, "zero_share": 0.0},
+        "suspicion": {"shapes": shapes},
     }  # fmt: skip
     return Model(row, Suspicions(flags), [*trials, *extra])
 
@@ -116,7 +123,8 @@ def test_a_gain_holds_at_three_seeds_and_the_undefended_network_is_the_reference
     first = row["seeds"][0]
     assert (first["undefended"], first["delta"]) == (0.02, pytest.approx(0.66))
     assert first["delta_ci"][0] > 0.5
-    assert (first["forwards"], first["backwards"]) == (80, 40)
+    cells = sum(entry.serves(0.2) for entry, _, _ in committed("linf", (0.1, 0.2), 1))
+    assert (first["forwards"], first["backwards"]) == (10 * cells, 5 * cells)
     assert found["undefended", 0.2]["verdict"] == "reference"
     assert found["undefended", 0.2]["seeds"][0]["delta"] is None
     assert (row["rank"], found["undefended", 0.2]["rank"]) == ((1, 1), (2, 2))
@@ -147,7 +155,7 @@ def test_a_masked_defense_shows_the_drop_and_who_broke_it() -> None:
     assert (seed["naive"], seed["worst_case"], seed["drop"]) == (0.95, 0.05, pytest.approx(0.9))
     assert [flag["id"] for flag in seed["flags"]] == ["naive-beaten"]
     top = seed["broken_by"][0]
-    assert (top["attack"], top["role"], top["breaks"]) == ("pgd log_odds", "log-odds", 95)
+    assert (top["attack"], top["role"], top["breaks"]) == ("pgd scaled_log_odds", "log-odds", 95)
     assert top["only"] == 5  # five more than dlr
 
 
@@ -164,18 +172,20 @@ def test_a_failed_cell_is_no_robustness() -> None:
         assert "panel-incomplete" in [flag["id"] for flag in seed["flags"]]
         assert row["curve"]["worst_case"] == {"0": None}
     # Nor is one of the undefended network: the gain over it is not known.
-    other = rows(config, model(config, "undefended", LOST, failed="noise"), model(config, "t", {}))
-    assert other["t", 0.2]["rule"] == 1
-    assert "undefended: noise failed" in other["t", 0.2]["why"]
+    other = rows(
+        config, model(config, "undefended", LOST, failed="noise"), model(config, "twin", {})
+    )
+    assert other["twin", 0.2]["rule"] == 1
+    assert "undefended: noise failed" in other["twin", 0.2]["why"]
 
 
 def test_a_cell_that_is_not_there_is_no_robustness() -> None:
     config = matrix()
     whole = model(config, "twin", {"all": 5})
-    boxes = [t for t in whole.trials if t.row["attack"] != "art"]
+    boxes = [t for t in whole.trials if t.row["attack"] != "square" or t.row["round"]]
     row = rows(config, model(config, "undefended", LOST), replace(whole, trials=boxes))["twin", 0.2]
     assert (row["verdict"], row["rule"], row["seeds"][0]["worst_case"]) == ("inconclusive", 1, None)
-    assert "art (black-box) was not run" in row["why"]
+    assert "square (black-box) was not run" in row["why"]
 
 
 def test_a_cell_that_changed_nothing_is_no_robustness() -> None:
@@ -193,7 +203,7 @@ def test_an_l0_budget_counts_features_and_a_trajectory_serves_smaller_ones() -> 
     jsma = [0 if i < 10 else 2 if i < 30 else 6 if i < 60 else np.inf for i in range(N)]
     trials = [
         replace(trial, records=records(jsma, column="l0_features"))
-        if trial.row["attack_params"].get("output") == "log_odds"
+        if trial.row["attack_params"].get("output") == "log_odds" and not trial.row["round"]
         else trial
         for trial in model(config, "twin", {}).trials
     ]
@@ -223,9 +233,76 @@ def test_effort_says_by_how_much_the_worst_case_moved() -> None:
     seed = found["twin", 0.1]["seeds"][0]
     assert (seed["worst_case"], seed["moved"]) == (0.86, pytest.approx(0.04))
     assert [f["id"] for f in seed["flags"]] == []  # thresholds are for the plain effort
-    assert {"pgd log_odds", "pgd log_odds × 10"} <= {item["attack"] for item in seed["broken_by"]}
+    assert {"pgd scaled_log_odds", "pgd scaled_log_odds × 10"} <= {
+        item["attack"] for item in seed["broken_by"]
+    }
     plain = rows(matrix(), model(matrix(), "undefended", LOST), model(matrix(), "twin", {}))
     assert plain["twin", 0.1]["seeds"][0]["moved"] is None
+
+
+def closing(base: Model, config: MatrixConfig, broken: Mapping[int, int]) -> Model:
+    """``base`` with the first closer of a round breaking so many sources, in the last places."""
+    panel, left = config.panel[0], dict(broken)
+    trials = []
+    entries = committed(panel.norm, tuple(panel.budgets), config.effort)
+    for trial, (entry, _, _) in zip(base.trials, entries, strict=True):
+        if entry.budget == panel.budgets[-1] and entry.round in left:
+            count = left.pop(entry.round)
+            reach = [entry.budget if N - i <= count else np.inf for i in range(N)]
+            trials.append(replace(trial, records=records(reach)))
+        else:
+            trials.append(trial)
+    assert not left
+    return replace(base, trials=trials)
+
+
+def test_closers_count_and_a_last_round_that_still_breaks_is_not_converged() -> None:
+    config = matrix()
+    undefended = model(config, "undefended", LOST)
+    found = {}
+    for rounds in ({1: 6}, {1: 6, 3: 7}, {3: 1}):
+        twin = closing(model(config, "twin", {"all": 10}), config, rounds)
+        found[tuple(rounds)] = rows(config, undefended, twin)["twin", 0.2]
+    settled, unsettled, one = found[1,], found[1, 3], found[3,]
+    assert settled["seeds"][0]["worst_case"] == pytest.approx(0.84)
+    assert (settled["verdict"], settled["seeds"][0]["unsettled"]) == ("holds (one seed)", 0.0)
+    assert unsettled["seeds"][0]["unsettled"] == pytest.approx(0.01)  # one that no other reached
+    assert unsettled["verdict"] == "not converged (moved 1 points)"
+    assert one["verdict"] == "not converged (moved 1 points)"
+    assert (one["rule"], one["seeds"][0]["verdict"]) == (5, "inconclusive")
+
+
+def test_a_closer_that_had_too_little_left_is_no_gap_and_one_that_failed_is() -> None:
+    config = matrix()
+    undefended = model(config, "undefended", LOST)
+
+    def ended(status: str, reason: str) -> Document:
+        base = model(config, "twin", {"all": 10})
+        trials = [
+            replace(t, row={**t.row, "status": status, "reason": reason}, records=None)
+            if t.row["round"] == 3
+            else t
+            for t in base.trials
+        ]
+        return rows(config, undefended, replace(base, trials=trials))["twin", 0.2]
+
+    assert ended("skipped", too_little(4))["verdict"] == "holds (one seed)"
+    assert ended("failed", "RuntimeError: boom")["rule"] == 1
+
+
+def test_a_gain_over_another_architecture_has_no_like_reference() -> None:
+    config = matrix()
+    undefended = model(config, "undefended", LOST)
+    for shapes, verdict in (
+        (((10,), (10, 64), (64, 64)), "holds (one seed)"),  # and a part of its own
+        (((10,), (10, 32)), "no like reference"),
+        ((), "no like reference"),
+    ):
+        twin = model(config, "twin", {"all": 30}, shapes=shapes)
+        assert rows(config, undefended, twin)["twin", 0.2]["verdict"] == verdict
+    # What breaks stays broken, whatever it is compared with.
+    weak = model(config, "twin", {"all": 97}, shapes=((10, 32),))
+    assert rows(config, undefended, weak)["twin", 0.2]["verdict"] == "broken"
 
 
 def test_other_attacks_count_whatever_their_norm_and_goal() -> None:
