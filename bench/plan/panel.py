@@ -37,6 +37,7 @@ class PanelAttack(BaseModel):
     serve every smaller budget: how far a record went says where it counts. ``effort``: the
     parameters that the matrix's ``effort`` multiplies. Of a closer, ``round``: it comes after those
     of smaller rounds; ``above``: it runs where more than this share of the sources still stands.
+    ``at_one``: parameters that it takes at a budget of one feature, where its own cannot run.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -47,6 +48,7 @@ class PanelAttack(BaseModel):
     effort: list[str]
     round: Annotated[int, Field(ge=0)] = 0
     above: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    at_one: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _effort_is_given(self) -> PanelAttack:
@@ -142,7 +144,8 @@ class Panel(BaseModel):
                 yield Entry(attack.role, Spec(attack.name, params), None, effort)
                 continue
             for value in values if attack.at == "each" else values[-1:]:
-                spec = Spec(attack.name, {**params, panel.budget: value})
+                alone = attack.at_one if self.norm == "l0" and value == 1 else {}
+                spec = Spec(attack.name, {**params, **alone, panel.budget: value})
                 at = value if attack.at == "each" else None
                 yield Entry(attack.role, spec, at, effort, attack.round, attack.above)
 

@@ -4,14 +4,18 @@ import tomllib
 from typing import Any, get_args
 
 import pytest
+import torch
+from torch import nn
 
-from bench.base.types import Norm, ThreatModel, UserError
+from bench.base.types import DataInfo, Norm, Spec, ThreatModel, UserError
+from bench.measure.cell import Sources, attack_sources
 from bench.plan.graph import make_plan
 from bench.plan.matrix import parse_matrix
 from bench.plan.options import RunOptions, plan_of
 from bench.plan.panel import Panel, Role, panel_file
 from bench.plugins import discovery as doors
 from bench.plugins import registry
+from bench.plugins.contracts import AttackContext
 
 BASE: dict[str, Any] = {"name": "m", "defense": [{"name": "label_smoothing"}]}
 LINF = {"norm": "linf", "budgets": [0.1, 0.2]}
@@ -60,6 +64,43 @@ def test_a_trajectory_is_run_once_and_serves_every_budget() -> None:
     assert [e.budget for e in box] == [2, 6]
     assert box[0].serves(2)
     assert not box[0].serves(6)
+
+
+def test_of_one_feature_jsma_chooses_singly() -> None:
+    """It changes features in pairs otherwise, and could not run at all."""
+
+    def jsma(budgets: list[float]) -> list[tuple[int, str]]:
+        specs = [e.spec for e in Panel(norm="l0", budgets=budgets).entries()]
+        # A transfer is handed the budget, and gives it to the attack on the source.
+        inner = [(s.params["max_features"], s.params.get("attack", s.params)) for s in specs
+                 if "jsma" in (s.name, s.params.get("attack", {}).get("name"))]  # fmt: skip
+        return [(most, params.get("saliency", "papernot")) for most, params in inner]
+
+    assert jsma([1]) == [(1, "single")] * 6
+    assert sorted(jsma([1, 4])) == [(1, "single")] * 2 + [(4, "papernot")] * 6
+
+
+@pytest.mark.parametrize("norm", get_args(Norm))
+@pytest.mark.parametrize(
+    ("shape", "classes"), [((30,), 2), ((4,), 3), ((1, 4, 4), 3), ((3, 4, 4), 10)]
+)
+def test_every_committed_attack_runs_on_any_shape_and_number_of_classes(
+    norm: Norm, shape: tuple[int, ...], classes: int
+) -> None:
+    info = DataInfo("d", shape, classes, (0.0,), (1.0,))
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(info.features, classes))
+    x = torch.rand(3, *shape, generator=generator)
+    y = model(x).argmax(dim=1)
+    panel = Panel(norm=norm, budgets=[1, 3] if norm == "l0" else [0.1])
+    for entry in panel.entries():
+        few = {k: min(v, 4) for k, v in entry.spec.params.items() if k in ("steps", "queries")}
+        attack = registry.ATTACKS.make(Spec(entry.spec.name, {**entry.spec.params, **few}))
+        fitted = dict.fromkeys(attack.requires(), model)
+        context = AttackContext(info, 0, fitted)
+        found = attack_sources(model, attack, Sources(torch.arange(3), x, y), context)
+        assert (found.records["status"] != "misclassified").all(), entry
+        assert found.records["in_budget"].all(), entry
 
 
 def test_effort_adds_the_panel_once_more_with_more_steps() -> None:
