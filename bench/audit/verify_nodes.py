@@ -214,7 +214,7 @@ class Recheck:
         if document.get("document") != node.document:
             self.result.add(node.id, "document", document.get("document"), node.document)
         left = self._keys.left(node)
-        if left is not None and not self._keys.worth(node, left):
+        if left is not None and self._keys.needless(node, left):
             return False
         if outcome.status == "skipped" and incompatible(self.run.fits(), node) is None:
             self._skipped_then(node, outcome)

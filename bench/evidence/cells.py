@@ -77,10 +77,14 @@ def read_trials(run: FinishedRun) -> dict[str, list[Trial]]:
 NOTHING_LEFT = "too little is left for it to matter"
 """Why a closer is skipped; it is no gap in the panel."""
 
+SETTLED = "the round before it broke nothing"
+"""Why a closer is skipped that only goes on with what others began; it is no gap either."""
+
 
 def nothing_left(outcome: Outcome) -> bool:
-    """Return whether a closer did not run because too few sources stood."""
-    return outcome.status == "skipped" and (outcome.reason or "").startswith(NOTHING_LEFT)
+    """Return whether a closer did not run because there was nothing for it to do."""
+    needless = (NOTHING_LEFT, SETTLED)
+    return outcome.status == "skipped" and (outcome.reason or "").startswith(needless)
 
 
 def waived(row: CellRow) -> bool:

@@ -28,7 +28,8 @@ class Closes:
 
     ``norm``, ``budget``: of the panel, in its units; ``after``: the cells whose records say what
     still stands; ``above``: the share of the sources above which it is worth running; ``round``:
-    where it stands among closers.
+    where it stands among closers; ``since``: those of ``after`` that must have broken something,
+    where it is only to go on with what they began.
     """
 
     norm: Norm
@@ -36,6 +37,7 @@ class Closes:
     round: int
     above: float
     after: Sequence[str]
+    since: Sequence[str] | None = None
 
     def threat(self, features: int) -> ThreatModel:
         """Return the threat model on inputs of so many ``features``."""
@@ -226,15 +228,23 @@ class _Builder:
     ) -> None:
         """Add the closers of a panel at one budget, round after round, each after all before it."""
         before: list[str] = []
+        added: list[str] = []
         entries = [entry for entry in panel.entries(matrix.effort) if entry.serves(budget)]
         steps = sorted({(entry.effort, entry.round) for entry in entries})
         for step in steps:
-            added = []
+            since, added = added, []
             for entry in [e for e in entries if (e.effort, e.round) == step]:
                 attack = registry.ATTACKS.make(entry.spec)
                 closes = None
                 if entry.round:
-                    closes = Closes(panel.norm, budget, entry.round, entry.above, list(before))
+                    closes = Closes(
+                        panel.norm,
+                        budget,
+                        entry.round,
+                        entry.above,
+                        list(before),
+                        since if entry.unsettled else None,
+                    )
                 added.append(self._cell(fit, attack, seed, matrix, closes))
             before += added
 

@@ -36,8 +36,10 @@ class PanelAttack(BaseModel):
     ``at``: run at ``each`` budget, once at the ``largest``, or ``once`` without one. The last two
     serve every smaller budget: how far a record went says where it counts. ``effort``: the
     parameters that the matrix's ``effort`` multiplies. Of a closer, ``round``: it comes after those
-    of smaller rounds; ``above``: it runs where more than this share of the sources still stands.
-    ``at_one``: parameters that it takes at a budget of one feature, where its own cannot run.
+    of smaller rounds; ``above``: it runs where more than this share of the sources still stands;
+    ``unsettled``: it runs only where the round before it broke something, and so not at all once
+    the panel has converged. ``at_one``: parameters that it takes at a budget of one feature, where
+    its own cannot run.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -48,6 +50,7 @@ class PanelAttack(BaseModel):
     effort: list[str]
     round: Annotated[int, Field(ge=0)] = 0
     above: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    unsettled: bool = False
     at_one: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -57,6 +60,8 @@ class PanelAttack(BaseModel):
             raise ValueError(f"effort multiplies {missing}, which the table must give")
         if (self.role == "closer") != (self.round > 0) or (self.round and self.at != "each"):
             raise ValueError("a closer, and no other, has a round, and runs at each budget")
+        if self.unsettled and self.round < 2:
+            raise ValueError("unsettled: there is no round before the first")
         return self
 
     def params(self) -> dict[str, Any]:
@@ -77,8 +82,8 @@ class PanelFile(BaseModel):
 class Entry:
     """One attack of a panel at one budget, or at None where it serves them all.
 
-    ``effort``: by how much its steps, restarts or queries were multiplied. ``round`` and
-    ``above``: of a closer, as ``PanelAttack`` says.
+    ``effort``: by how much its steps, restarts or queries were multiplied. ``round``, ``above``
+    and ``unsettled``: of a closer, as ``PanelAttack`` says.
     """
 
     role: Role
@@ -87,6 +92,7 @@ class Entry:
     effort: int
     round: int = 0
     above: float = 0.0
+    unsettled: bool = False
 
     def serves(self, budget: float) -> bool:
         """Whether the attack belongs to the panel at ``budget``."""
@@ -147,7 +153,8 @@ class Panel(BaseModel):
                 alone = attack.at_one if self.norm == "l0" and value == 1 else {}
                 spec = Spec(attack.name, {**params, **alone, panel.budget: value})
                 at = value if attack.at == "each" else None
-                yield Entry(attack.role, spec, at, effort, attack.round, attack.above)
+                closing = (attack.round, attack.above, attack.unsettled)
+                yield Entry(attack.role, spec, at, effort, *closing)
 
 
 @cache

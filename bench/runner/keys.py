@@ -8,18 +8,20 @@ the hash of its weights. The documents are stored, so that one can see which fie
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.base.files import file_hash
 from bench.base.fingerprint import digest
 from bench.base.types import Document, UserError
+from bench.evidence.cells import NOTHING_LEFT, SETTLED
 from bench.evidence.standing import Standing
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
 from bench.measure.suspicion import suspect
-from bench.plan.graph import Node, Plan
+from bench.plan.graph import Closes, Node, Plan
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
 from bench.plugins.contracts import Attack, Defense
@@ -55,20 +57,29 @@ class Keys:
         """Return the key document of ``node``."""
         return {"fit": self._fit, "probe": self._probe, "cell": self._cell}[node.kind](node)
 
-    def left(self, node: Node) -> tuple[int, ...] | None:
-        """Return the sample ids that are left to a closer, None of every other node."""
-        closes = node.closes
+    def left(self, node: Node, closes: Closes | None = None) -> tuple[int, ...] | None:
+        """Return the sample ids that are left to a closer, None of every other node.
+
+        ``closes``: what is asked instead of the node's own.
+        """
+        closes = closes or node.closes
         if closes is None or self.standing is None:
             return None
         document = node.document
         return self.standing.left(closes, _count(document["sources"]), document["source_seed"])
 
-    def worth(self, node: Node, left: tuple[int, ...]) -> bool:
-        """Return whether enough is left for a closer to run."""
-        assert node.closes is not None
-        document = node.document
+    def needless(self, node: Node, left: tuple[int, ...]) -> str | None:
+        """Return why a closer need not run where it was left so many sources, or None."""
+        closes, document = node.closes, node.document
+        assert closes is not None
         sample = self._sample_document(_count(document["sources"]), document["source_seed"])
-        return len(left) > node.closes.above * int(sample["count"])
+        if len(left) <= closes.above * int(sample["count"]):
+            return f"{NOTHING_LEFT}: {len(left)} sources stand" if left else NOTHING_LEFT
+        if closes.since is not None:
+            after = [cell for cell in closes.after if cell not in closes.since]
+            if self.left(node, replace(closes, after=after)) == left:
+                return SETTLED
+        return None
 
     def _fit(self, node: Node) -> Document:
         source = self._source_of_fit(node)

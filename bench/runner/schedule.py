@@ -12,7 +12,6 @@ import filelock
 from bench.base.files import STALE, check, locked, read_json, sweep, write_json
 from bench.base.fingerprint import digest
 from bench.base.types import DamagedError, Document, Outcome, UserError
-from bench.evidence.cells import NOTHING_LEFT
 from bench.evidence.folder import SCHEMA, RunFolder
 from bench.evidence.standing import Standing
 from bench.plan.graph import Node, Plan
@@ -123,8 +122,8 @@ class _Run:
             self._finish(node, Report(Outcome("skipped", reason)))
             return None
         left = self.keys.left(node)
-        if left is not None and not self.keys.worth(node, left):
-            self._finish(node, Report(Outcome("skipped", too_little(len(left)))))
+        if left is not None and (reason := self.keys.needless(node, left)):
+            self._finish(node, Report(Outcome("skipped", reason)))
             return None
         key = self.keys.of(node)
         if not self.fresh and self._stands(node, key):
@@ -165,11 +164,6 @@ class _Run:
         if report.trace:
             self.progress.traces[node.id] = report.trace
         self.observer(node, report, reused)
-
-
-def too_little(left: int) -> str:
-    """Return why a closer does not run where it was left so few sources."""
-    return f"{NOTHING_LEFT}: {left} sources stand" if left else NOTHING_LEFT
 
 
 def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:

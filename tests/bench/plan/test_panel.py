@@ -12,7 +12,7 @@ from bench.measure.cell import Sources, attack_sources
 from bench.plan.graph import make_plan
 from bench.plan.matrix import parse_matrix
 from bench.plan.options import RunOptions, plan_of
-from bench.plan.panel import Panel, Role, panel_file
+from bench.plan.panel import Panel, PanelAttack, Role, panel_file
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext
@@ -112,6 +112,13 @@ def test_effort_adds_the_panel_once_more_with_more_steps() -> None:
     assert strong[1]["restarts"] == 10 * strong[0]["restarts"]
     again = Panel(norm="l0", budgets=[2]).entries(10)
     assert {e.effort for e in again if e.spec.name == "jsma"} == {1}  # nothing to multiply
+
+
+def test_the_first_round_of_closers_has_none_before_it() -> None:
+    closer = {"role": "closer", "name": "square", "at": "each", "effort": [], "round": 2}
+    assert PanelAttack(**closer, unsettled=True).unsettled
+    with pytest.raises(ValueError, match="no round before the first"):
+        PanelAttack(**{**closer, "round": 1}, unsettled=True)
 
 
 def test_l0_budgets_are_counts_of_features() -> None:

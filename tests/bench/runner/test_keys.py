@@ -1,9 +1,12 @@
-"""What a fit's key holds of the models that it learns from."""
+"""What a fit's key holds of the models that it learns from; when a closer need not run."""
+
+from typing import Any
 
 import pytest
 
 from bench.conformance import tiny_data
-from bench.plan.graph import make_plan
+from bench.evidence.cells import NOTHING_LEFT, SETTLED
+from bench.plan.graph import Closes, make_plan
 from bench.plan.matrix import parse_matrix
 from bench.plugins import discovery as doors
 from bench.runner.keys import Keys
@@ -30,3 +33,38 @@ def test_a_student_is_known_by_its_teachers_code_and_weights() -> None:
     assert key["required_weights"] == {"teacher": "abc"}
     assert key["required_sources"] == {"teacher": source}
     assert keys.of(teacher)["required_weights"] == {}
+
+
+class Left:
+    """What stands, by how many cells came before."""
+
+    def __init__(self, by_cells: dict[int, int]) -> None:
+        self.by_cells = by_cells
+
+    def left(self, closes: Closes, sources: int | None, seed: int) -> tuple[int, ...]:
+        return tuple(range(self.by_cells[len(closes.after)]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [(10, 9, None), (10, 10, SETTLED), (1, 0, NOTHING_LEFT), (2, 1, f"{NOTHING_LEFT}: 1 sources")],
+)
+def test_a_closer_goes_on_only_with_what_the_round_before_it_began(
+    before: int, after: int, reason: str | None
+) -> None:
+    panel = {"norm": "linf", "budgets": [0.1]}
+    matrix = {"name": "m", "defense": [{"name": "undefended"}], "panel": [panel], "sources": 12}
+    cells = make_plan(parse_matrix(matrix, "test")).of("cell")
+    last = next(n for n in cells if n.closes is not None and n.closes.since)
+    assert last.closes is not None
+    assert last.closes.since is not None
+    rounds = {n.id: n.closes.round if n.closes else 0 for n in cells}
+    assert {rounds[cell] for cell in last.closes.since} == {last.closes.round - 1}
+    assert {rounds[cell] for cell in last.closes.after} == set(range(last.closes.round))
+    earlier = len(last.closes.after) - len(last.closes.since)
+    standing: Any = Left({earlier: before, len(last.closes.after): after})
+    keys = Keys(tiny_data(), "cpu", {}, standing)
+    left = keys.left(last)
+    assert left is not None
+    found = keys.needless(last, left)
+    assert found == reason if reason is None else str(found).startswith(reason)
