@@ -26,6 +26,28 @@ def one_line(text: str) -> str:
     return plain(" ".join(text.split()))
 
 
+LONGEST = 1000
+"""Characters of a reason that are kept."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error of other people's code as one line that can be stored and shown.
+
+    Its type and its message, plain and cut; the type alone where the message cannot be had.
+    """
+    kind = type(error).__name__
+    try:
+        message = one_line(str(error))
+    except BaseException:  # noqa: BLE001 (a message that raises)
+        message = "(its message cannot be shown)"
+    return cut(f"{kind}: {message}" if message else kind)
+
+
+def cut(text: str, longest: int = LONGEST) -> str:
+    """Return ``text``, or its beginning where it is longer than ``longest`` characters."""
+    return text if len(text) <= longest else f"{text[:longest]} … ({len(text)} characters)"
+
+
 def _shown(character: str) -> str:
     if character in "\n\t" or unicodedata.category(character) not in HARMFUL:
         return character

@@ -51,12 +51,16 @@ class ContractError(Exception):
 def predict(model: nn.Module, x: Tensor, classes: int) -> Tensor:
     """Return the logits (n, classes) of ``x``, queried ``BATCH`` rows at a time.
 
-    Raises ContractError where the model returns another shape or no floating numbers.
+    The model gets a copy of its rows. Raises ContractError where it changes that, or returns
+    another shape or no floating numbers.
     """
     parts = []
     with torch.no_grad():
         for rows in torch.split(x, BATCH) if len(x) else ():
-            logits = model(rows)
+            given = rows.clone()
+            logits = model(given)
+            if not torch.equal(given, rows) and not _alike(given, rows):
+                raise ContractError("the model changes its input in place: let it clone that first")
             if not isinstance(logits, Tensor) or logits.shape != (len(rows), classes):
                 got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                 raise ContractError(
@@ -75,6 +79,12 @@ def slack(threat: ThreatModel) -> float:
     millionth of it would be a feature too many where there are a million.
     """
     return SHARE_TOLERANCE if threat.norm == "l0" else TOLERANCE
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first.isnan(), second.isnan()) and torch.equal(
+        first.nan_to_num(), second.nan_to_num()
+    )
 
 
 def ask(model: nn.Module, x: Tensor, classes: int, seed: int = 0, draws: int = 1) -> Tensor:

@@ -2,7 +2,9 @@
 
 From a class or function, every top-level definition that it mentions is followed, through the
 project's own modules and through a plugin's package; libraries are not (their versions are
-recorded, not keyed). Each definition counts by its syntax tree without docstrings.
+recorded, not keyed). Each definition counts by its syntax tree without docstrings. Of what a plugin
+file imports from its own folder every file counts as a whole: how a name gets from one to the
+other cannot be followed for certain.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ import functools
 import importlib
 import inspect
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from bench.base.fingerprint import digest
+from bench.plugins.pinned import PinnedLoader, source_of
 
 OURS = ("bench", "defenses", "attacks")
 
@@ -42,8 +47,64 @@ def source_hash(*objects: Any) -> str:
             todo += [
                 key for key in _mentions(node, module, source) if key[0].partition(".")[0] in roots
             ]
+    for item in objects:
+        found.update(_neighbours(item.__module__))
     # A plugin file's module name is made from its path, which is no part of its code.
     return digest(sorted((name, dump) for (_, name), dump in found.items()))
+
+
+def _neighbours(module: str) -> dict[tuple[str, str], str]:
+    """Return by path the code of all files that a plugin file imports from its own folder."""
+    loaded = sys.modules.get(module)
+    if not isinstance(getattr(loaded, "__loader__", None), PinnedLoader):
+        return {}
+    path = Path(str(getattr(loaded, "__file__", "")))
+    found: dict[tuple[str, str], str] = {}
+    todo = [(path, "")]
+    while todo:
+        at, package = todo.pop()
+        try:
+            tree = ast.parse(source_of(str(at)))
+        except (SyntaxError, ValueError):
+            tree = ast.Module([], [])
+        if at != path:
+            bare = [_bare(statement) for statement in tree.body if not _is_docstring(statement)]
+            place = at.relative_to(path.parent).as_posix()
+            found["", place] = " ".join(ast.dump(statement) for statement in bare)
+        for name in _imports(tree, package):
+            for file, inside in _files(path.parent, name):
+                if file != path and ("", file.relative_to(path.parent).as_posix()) not in found:
+                    found["", file.relative_to(path.parent).as_posix()] = ""
+                    todo.append((file, inside))
+    return found
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Yield the names of the modules that ``tree`` may import, wherever it does."""
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            for module, name in _imported(statement, package).values():
+                yield from (module, f"{module}.{name}")
+
+
+def _files(folder: Path, module: str) -> Iterator[tuple[Path, str]]:
+    """Yield the files of ``module`` and of the packages around it that lie in ``folder``.
+
+    With each the package that its relative imports start from.
+    """
+    if module.partition(".")[0] in OURS:
+        return
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        stem = folder.joinpath(*parts[:count])
+        for file, package in (
+            (stem.with_name(f"{stem.name}.py"), ".".join(parts[: count - 1])),
+            (stem / "__init__.py", ".".join(parts[:count])),
+        ):
+            if file.is_file():
+                yield file, package
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.base.text import nearest
+from bench.base.text import nearest, reason_of
 from bench.base.types import UserError
+from bench.plugins.code_hash import OURS
+from bench.plugins.pinned import PinnedLoader, pin_folder
 from bench.plugins.registry import DEFENSES, REGISTRIES
 
 BUILT_IN = {
@@ -25,6 +27,9 @@ BUILT_IN = {
     "datasets": "bench.training.datasets",
     "networks": "bench.training.networks",
 }
+
+_modules: set[str] = set()
+"""Modules that were named as plugins, and the packages of entry points."""
 
 
 def load_plugins(plugins: Iterable[str] = ()) -> None:
@@ -58,6 +63,7 @@ def _loader(reference: str) -> Callable[[], Any]:
 def _load_entry_points() -> None:
     for kind, registry in REGISTRIES.items():
         for point in importlib.metadata.entry_points(group=f"retort.{kind}"):
+            _modules.add(point.value.partition(":")[0].partition(".")[0])
             package = point.dist.name if point.dist else "an installed package"
             origin = f"{package} ({point.value})"
             try:
@@ -78,12 +84,26 @@ def import_plugin(plugin: str) -> ModuleType:
     if not is_file and not {here, ""} & set(sys.path):
         sys.path.append(here)  # as `python -m bench` has it, and the command `retort` has not
     try:
-        return _import_file(Path(plugin).resolve()) if is_file else importlib.import_module(plugin)
+        if is_file:
+            return _import_file(Path(plugin).resolve())
+        package = plugin.partition(".")[0]
+        _modules.add(plugin if package in OURS else package)
+        return importlib.import_module(plugin)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {error}"
+        what = reason_of(error)
         raise UserError(f"plugin {plugin!r} cannot be imported: {what}") from error
+
+
+def plugin_modules() -> list[str]:
+    """Return the names of all loaded modules that are a plugin's, or come from its folder."""
+    return [
+        name
+        for name, module in list(sys.modules.items())
+        if isinstance(getattr(module, "__loader__", None), PinnedLoader)
+        or any(name == known or name.startswith(f"{known}.") for known in _modules)
+    ]
 
 
 def find(reference: str) -> Any:
@@ -107,15 +127,16 @@ def _import_file(path: Path) -> ModuleType:
     name = f"retort_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = PinnedLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
-    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
+        pin_folder(str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

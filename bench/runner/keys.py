@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.base.files import file_hash
 from bench.base.fingerprint import digest
-from bench.base.types import Document, UserError
+from bench.base.types import Document, UserError, spec_of
 from bench.evidence.cells import NOTHING_LEFT, SETTLED
 from bench.evidence.standing import Standing
 from bench.measure.cell import attack_sources
@@ -82,7 +82,7 @@ class Keys:
         return None
 
     def _fit(self, node: Node) -> Document:
-        source = self._source_of_fit(node)
+        source = fit_source(node.document)
         self._sources[node.id] = source
         required = {role: self._model(need) for role, need in node.needs.items()}
         # Only where there are any: the keys of all other fits stay what they were.
@@ -105,8 +105,6 @@ class Keys:
         }
 
     def _cell(self, node: Node) -> Document:
-        attack: Any = registry.ATTACKS.get(node.document["attack"]["name"])
-        chosen: Any = node.attack().code()
         sources, seed = node.document["sources"], node.document["source_seed"]
         left = self.left(node)
         return {
@@ -115,7 +113,7 @@ class Keys:
             "required": {
                 role: self._model(need) for role, need in node.needs.items() if role != "model"
             },
-            "attack_source": source_hash(attack, *chosen),
+            "attack_source": attack_source(node.document),
             "harness_source": source_hash(attack_sources),
             "samples": self._sample_document(_count(sources), seed),
             **({} if left is None else {"left": digest(list(left))}),
@@ -131,12 +129,6 @@ class Keys:
             "dtype": DTYPE,
         }
 
-    def _source_of_fit(self, node: Node) -> str:
-        defense: Any = registry.DEFENSES.get(node.document["defense"]["name"])
-        network = registry.NETWORKS.get(node.document["network"]["name"])
-        chosen: Any = node.defense().code()
-        return source_hash(fit, defense, network, *chosen)
-
     def _model(self, fit_id: str) -> Document:
         return {"fit": fit_id, "source": self._sources[fit_id], "weights": self.models[fit_id]}
 
@@ -150,6 +142,21 @@ class Keys:
                 "inputs": digest(hashes(chosen.x)),
             }
         return self._samples[count, seed]
+
+
+def fit_source(document: Document) -> str:
+    """Return the hash of the code that a fit's ``document`` runs."""
+    defense: Any = registry.DEFENSES.get(document["defense"]["name"])
+    network = registry.NETWORKS.get(document["network"]["name"])
+    chosen: Any = registry.DEFENSES.make(spec_of(document["defense"])).code()
+    return source_hash(fit, defense, network, *chosen)
+
+
+def attack_source(document: Document) -> str:
+    """Return the hash of the code of the attack of a cell's ``document``."""
+    attack: Any = registry.ATTACKS.get(document["attack"]["name"])
+    chosen: Any = registry.ATTACKS.make(spec_of(document["attack"])).code()
+    return source_hash(attack, *chosen)
 
 
 def _count(number: int | str) -> int | None:

@@ -1,88 +1,110 @@
-"""Worker processes: started when first needed, replaced when they die, ended with the run."""
+"""Worker processes: started when first needed, replaced when they die or are not as they were."""
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pebble import ProcessExpired, ProcessPool
-
 from bench.base.types import Outcome
 from bench.runner.task import Report, Settings, Task
-from bench.runner.worker import call, initialise, reason_of, run_task
+from bench.runner.worker import call, reason_of, run_task, serve
 
 T = TypeVar("T")
 
+Answer = tuple[T | None, str | None]
+"""What was returned, or None and why there is nothing."""
+
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+STARTUP = 600.0
+"""Seconds that a process may take to import plugins: one that hangs there is ended."""
+
+POLL = 0.25
+"""Seconds between two looks at what memory a process uses."""
 
 
 class LocalExecutor:
-    """A few persistent spawned processes, one task at a time each.
+    """A few persistent processes, one task at a time each.
 
-    ``timeout``: seconds a cell may take, or None. A task that exceeds it, and a process that
-    dies, end as a failed report; neither hangs nor ends the run.
+    ``timeout``: seconds a cell may take, or None; the settings say what a fit may take, and how
+    much memory a process. Whatever ends a process ends as a failed report: it neither hangs nor
+    ends the run. A task that leaves its process otherwise than it found it is its last one there.
     """
 
     def __init__(self, settings: Settings, workers: int, timeout: float | None = None) -> None:
         self.settings = settings
         self.workers = workers
         self.timeout = timeout
-        self._pool: ProcessPool | None = None
-        self._clean: ProcessPool | None = None
+        self._threads = ThreadPoolExecutor(workers)
+        self._lock = threading.Lock()
+        self._idle: list[_Process] = []
+        self._living: set[_Process] = set()
+        self._stopped = False
 
-    def submit(self, task: Task) -> concurrent.futures.Future[Report]:
+    def submit(self, task: Task) -> Future[Report]:
         """Start ``task``; the result is its report, as ``report`` reads it."""
-        if self._pool is None:
-            # Read by the numerical libraries as a worker loads them; left set, for a worker
-            # that dies is replaced later.
-            os.environ.update(dict.fromkeys(THREADS, "1"))
-            self._pool = ProcessPool(
-                self.workers,
-                initializer=initialise,
-                initargs=(self.settings,),
-                context=multiprocessing.get_context("spawn"),
-            )
-        timeout = self.timeout if task.kind == "cell" else None
-        return self._pool.schedule(run_task, args=[task], timeout=timeout)
+        return self._threads.submit(self._run, task)
 
-    def fresh(self, work: Callable[..., T], *args: object) -> concurrent.futures.Future[T]:
+    def fresh(self, work: Callable[..., T], *args: object) -> Future[Answer[T]]:
         """Call ``work(settings, *args)`` in a process that has done nothing before."""
-        if self._clean is None:
-            os.environ.update(dict.fromkeys(THREADS, "1"))
-            self._clean = ProcessPool(
-                self.workers,
-                max_tasks=1,
-                initializer=initialise,
-                initargs=(self.settings,),
-                context=_clean_context(self.settings.device_class),
-            )
-        return self._clean.schedule(call, args=[work, self.settings, *args], timeout=self.timeout)
+        return self._threads.submit(self._once, work, *args)
 
-    def outcome(self, future: concurrent.futures.Future[T]) -> tuple[T | None, str | None]:
+    def outcome(self, future: Future[Answer[T]]) -> Answer[T]:
         """Return what a call of ``fresh`` returned, or None and why there is nothing."""
-        try:
-            return future.result(), None
-        except concurrent.futures.TimeoutError:
-            return None, f"timed out after {self.timeout:g} s"
-        except ProcessExpired as error:
-            return None, f"its process died with exit code {error.exitcode}"
-        except Exception as error:  # noqa: BLE001 (other people's code, in another process)
-            return None, reason_of(error)
+        return future.result()
 
-    def report(self, future: concurrent.futures.Future[Report]) -> Report:
+    def report(self, future: Future[Report]) -> Report:
         """Return the report of a finished future; a time-out or a death is a failed one."""
+        return future.result()
+
+    def _run(self, task: Task) -> Report:
+        limit = self.timeout if task.kind == "cell" else self.settings.fit_timeout
+        report, reason = self._ask(limit, False, run_task, task)
+        return Report(Outcome("failed", reason)) if report is None else report
+
+    def _once(self, work: Callable[..., Any], *args: object) -> tuple[Any, str | None]:
+        return self._ask(self.timeout, True, call, work, self.settings, *args)
+
+    def _ask(
+        self, limit: float | None, once: bool, work: Callable[..., Any], *args: object
+    ) -> tuple[Any, str | None]:
+        """Return what ``work(*args)`` returned in a process, or None and why there is nothing."""
+        process = None
         try:
-            return future.result()
-        except concurrent.futures.TimeoutError:
-            return Report(Outcome("failed", f"timed out after {self.timeout:g} s"))
-        except ProcessExpired as error:
-            return Report(
-                Outcome("failed", f"its worker process died with exit code {error.exitcode}")
-            )
+            process = self._take(once)
+            value, reason, stays = process.ask(work, args, limit)
+        except _EndedError as error:
+            value, reason, stays = None, str(error), False
+        except OSError as error:  # no process, no pipe, no room for either
+            value, reason, stays = None, f"no worker process: {reason_of(error)}", False
+        if process is not None and (once or not stays):
+            process.end()
+            self._living.discard(process)
+        elif process is not None:
+            self._idle.append(process)
+        return value, reason
+
+    def _take(self, once: bool) -> _Process:
+        with self._lock:
+            if self._stopped:
+                raise _EndedError("the run was interrupted")
+            if self._idle and not once:
+                return self._idle.pop()
+        process = _Process(self.settings)
+        with self._lock:
+            self._living.add(process)
+        if self._stopped:
+            process.end()
+        return process
 
     def __enter__(self) -> Self:
         return self
@@ -94,14 +116,105 @@ class LocalExecutor:
         trace: TracebackType | None,
     ) -> None:
         """End the processes: at once where the run was interrupted."""
-        for pool in (self._pool, self._clean):
-            if pool is not None:
-                end = pool.close if kind is None else pool.stop
-                end()  # type: ignore[no-untyped-call]
-                pool.join()
+        if kind is not None:
+            with self._lock:
+                self._stopped = True
+                living = list(self._living)
+            for process in living:
+                process.kill()
+        self._threads.shutdown(cancel_futures=kind is not None)
+        for process in list(self._living):
+            process.end()
 
 
-def _clean_context(device: str) -> Any:
+class _EndedError(Exception):
+    """A process ended, or was ended, before it answered; the message says how."""
+
+
+class _Process:
+    """A process that answers one question at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        # Read by the numerical libraries as a worker loads them; left set, for a worker that dies
+        # is replaced later.
+        os.environ.update(dict.fromkeys(THREADS, "1"))
+        context = _context(settings.device_class)
+        ours, theirs = context.Pipe()
+        self._connection: Connection = ours
+        self._memory = settings.memory
+        self._ready = False
+        environment = dict(os.environ)
+        self._process = context.Process(
+            target=serve, args=(theirs, settings, environment), daemon=True
+        )
+        try:
+            self._process.start()
+        except EOFError as error:  # of the process that would have forked it
+            raise _EndedError("its worker process cannot be started") from error
+        finally:
+            theirs.close()
+
+    def ask(
+        self, work: Callable[..., Any], args: tuple[object, ...], limit: float | None
+    ) -> tuple[Any, str | None, bool]:
+        """Return the value of ``work(*args)`` or None, why there is none, and whether it may stay.
+
+        Raises _EndedError where the process ends first, or has no answer in ``limit`` seconds.
+        """
+        if not self._ready:
+            if (broken := self._receive(STARTUP, "starting ")) is not None:
+                raise _EndedError(broken)
+            self._ready = True
+        try:
+            self._connection.send((work, args))
+        except OSError as error:
+            raise self._ended() from error
+        value, reason, stays = self._receive(limit)
+        # What is left behind must not add up over tasks.
+        leaks = self._memory is not None and self._resident() > self._memory / 2
+        return value, reason, stays and not leaks
+
+    def _receive(self, limit: float | None, doing: str = "") -> Any:
+        end = time.monotonic() + (limit or 0)
+        while not wait([self._connection, self._process.sentinel], POLL):
+            if limit is not None and time.monotonic() > end:
+                self.kill()
+                raise _EndedError(f"{doing}timed out after {limit:g} s")
+            if self._memory is not None and self._resident() > self._memory:
+                self.kill()
+                raise _EndedError(f"its process used more than {self._memory / 2**30:.3g} GiB")
+        try:
+            if self._connection.poll():
+                return self._connection.recv()
+        except (EOFError, OSError):
+            pass  # it closed its end, or died while it wrote
+        raise self._ended()
+
+    def _ended(self) -> _EndedError:
+        self._process.join(1)
+        self.kill()
+        self._process.join()
+        return _EndedError(f"its worker process died with exit code {self._process.exitcode}")
+
+    def _resident(self) -> int:
+        """Return the bytes of memory that the process holds; 0 where the system does not say."""
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+            return int(pages) * os.sysconf("SC_PAGE_SIZE")
+        return 0
+
+    def kill(self) -> None:
+        """End it at once; whoever waits for its answer is told."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """End it and free what it held here."""
+        self.kill()
+        self._process.join()
+        self._connection.close()
+
+
+def _context(device: str) -> Any:
     """Return a way to start a process that costs little: a copy of one that has only imported."""
     if device != "cpu" or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -115,3 +228,17 @@ def default_workers(device: str) -> int:
     if device != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_memory(workers: int) -> int | None:
+    """Return the bytes that each of ``workers`` processes may hold: 90 % of the machine's memory.
+
+    Of a container's where that is less; None where the system does not say.
+    """
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return int(0.9 * total / workers)

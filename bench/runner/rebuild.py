@@ -16,6 +16,7 @@ from bench.measure.probes import Probe, Samples, probe
 from bench.plugins import registry
 from bench.plugins.contracts import Defense
 from bench.plugins.data import Dataset
+from bench.runner.state import checksum
 from bench.runner.task import Settings
 from bench.training.fit import build
 
@@ -23,7 +24,8 @@ from bench.training.fit import build
 class Rebuilder:
     """Makes models, data sets and sources of documents, on one device.
 
-    A data set is kept in memory once it was loaded; a model is made anew each time.
+    A data set is kept in memory once it was loaded, and is what it was then: ``changed`` looks. A
+    model is made anew each time.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -31,6 +33,7 @@ class Rebuilder:
         self.folder = RunFolder(settings.run)
         self.device = torch.device(settings.device)
         self._data: dict[str, Dataset] = {}
+        self._checksums: dict[str, tuple[int, int]] = {}
 
     def load_model(self, fit_id: str) -> tuple[Defense, nn.Module]:
         """Rebuild a fitted model from the run's folder; raises DamagedError where it is torn."""
@@ -54,8 +57,23 @@ class Rebuilder:
         name = digest(document)
         if name not in self._data:
             source = registry.DATASETS.make(spec_of(document))
-            self._data[name] = source.load(self.settings.data).to(self.device)
+            data = source.load(self.settings.data).to(self.device)
+            self._checksums[name] = _checksums(data)
+            self._data[name] = data
         return self._data[name]
+
+    def changed(self, test_only: bool = False) -> bool:
+        """Return whether a loaded data set is not what it was, and forget one that is not.
+
+        ``test_only``: look at the test splits alone, for the other ones may be many times as large.
+        """
+        found = False
+        for name, data in list(self._data.items()):
+            now, before = _checksums(data, test_only), self._checksums[name]
+            if now[0] != before[0] or not (test_only or now == before):
+                del self._data[name]
+                found = True
+        return found
 
     def sources(self, document: Document, data: Dataset) -> Sources:
         """Return the images that a cell of ``document`` attacks."""
@@ -80,6 +98,14 @@ class Rebuilder:
         model = build(defense, network, info, fitted, self.device)
         model.load_state_dict(weights)
         return defense, model
+
+
+def _checksums(data: Dataset, test_only: bool = False) -> tuple[int, int]:
+    rest = () if test_only else (data.train, data.validation)
+    return (
+        checksum([data.test.x, data.test.y]),
+        checksum([tensor for split in rest for tensor in (split.x, split.y)]),
+    )
 
 
 class _Fitted(Mapping[str, nn.Module]):

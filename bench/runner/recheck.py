@@ -23,7 +23,7 @@ from bench.measure.logits import read
 from bench.measure.query import ask, differs
 from bench.plan.graph import Plan
 from bench.plugins.code_hash import source_hash
-from bench.runner.processes import LocalExecutor
+from bench.runner.processes import Answer, LocalExecutor
 from bench.runner.rebuild import Rebuilder
 from bench.runner.task import Settings
 
@@ -37,7 +37,7 @@ def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor) -> None:
     Models that declare themselves stochastic answer otherwise every time, and are left out. What
     was asked before about the same evidence is not asked again.
     """
-    waiting: dict[str, tuple[str, Future[dict[str, int]]]] = {}
+    waiting: dict[str, tuple[str, Future[Answer[dict[str, int]]]]] = {}
     for fit in plan.of("fit"):
         cells = _done(plan, folder, fit.id)
         if not cells or fit.defense().stochastic:

@@ -16,6 +16,8 @@ class Settings:
     """What every worker of a run shares.
 
     ``info``: what a network has to know of the data, so that a model can be built without them.
+    ``fit_timeout``: seconds that a fit, or the measuring of its model, may take. ``memory``: bytes
+    that a process may hold.
     """
 
     run: Path
@@ -24,6 +26,8 @@ class Settings:
     device: str = "cpu"
     info: DataInfo | None = None
     plugins: tuple[str, ...] = ()
+    fit_timeout: float | None = None
+    memory: int | None = None
 
     @property
     def device_class(self) -> str:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import random
 import signal
 import statistics
 import sys
+import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from bench.base import text
 from bench.base.files import (
     check,
     locked,
@@ -29,17 +35,21 @@ from bench.base.files import (
     writing,
 )
 from bench.base.fingerprint import digest
+from bench.base.text import LONGEST, cut, one_line, plain
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
 from bench.evidence.folder import RunFolder
 from bench.measure.average import Average
 from bench.measure.cell import Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError, predict
 from bench.measure.suspicion import suspect
-from bench.plugins import discovery, registry
+from bench.plugins import discovery as doors
+from bench.plugins import registry
 from bench.plugins.contracts import AttackContext, Defense
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
+from bench.runner.keys import attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
+from bench.runner.state import ProcessState, checksum
 from bench.runner.task import Report, Settings, Task
 from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError
@@ -47,24 +57,86 @@ from bench.training.loop import DivergedError
 T = TypeVar("T")
 
 
-def initialise(settings: Settings) -> None:
-    """Make this process a worker: one thread, no Ctrl-C, deterministic, output to a log."""
-    global _worker, _broken  # noqa: PLW0603 (one worker a process, made when the process starts)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends a run, not the terminal
+def serve(connection: Connection, settings: Settings, environment: Mapping[str, str]) -> None:
+    """Make this process a worker, and answer what ``connection`` asks until its other end closes.
+
+    First None, or why the process cannot start. Then for each (function, arguments): the value,
+    why there is none, and whether the process is as it was before and may be asked again.
+    """
+    global _worker  # noqa: PLW0603 (one worker a process, made when the process starts)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()  # a process that was forked has that of the process it was forked from
+    os.environ.update(environment)
     try:
-        with writing(settings.run / "workers.log"):
-            _redirect(settings.run / "workers.log")
-        prepare_torch()
-        discovery.load_plugins(settings.plugins)
+        _initialise(settings)
         _worker = Worker(settings)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
-        # Kept for the first task: a process that dies here is replaced by one that dies here.
-        _broken = Report(Outcome("failed", f"its worker process cannot start: {reason_of(error)}"))
+        state = ProcessState()
+    except BaseException as error:  # noqa: BLE001 (other people's code)
+        connection.send(f"its worker process cannot start: {reason_of(error)}")
+        return
+    connection.send(None)
+    while True:
+        try:
+            work, args = connection.recv()
+        except (EOFError, OSError):
+            return
+        with warnings.catch_warnings():
+            value, reason = _attempt(work, args, state)
+        stays = _stays(state, args)
+        connection.send((value, reason, stays))
 
 
 _worker: Worker | None = None
 
-_broken: Report | None = None
+
+def _end_with_parent() -> None:
+    # Whatever ended it: nobody else may write to a folder that its lock says is free.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _initialise(settings: Settings) -> None:
+    """One thread, no Ctrl-C, deterministic, output to a log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends a run, not the terminal
+    with writing(settings.run / "workers.log"):
+        _redirect(settings.run / "workers.log")
+    prepare_torch()
+    doors.load_plugins(settings.plugins)
+
+
+def _attempt(
+    work: Callable[..., T], args: tuple[Any, ...], state: ProcessState
+) -> tuple[T | None, str | None]:
+    try:
+        if work is run_task:
+            _named(args[0])
+            state.admit()
+        return work(*args), None
+    except BaseException as error:  # noqa: BLE001 (other people's code)
+        return None, reason_of(error)
+
+
+def _named(task: Task) -> None:
+    """Import what a task's parameters name, so that it is known before it has run."""
+    with contextlib.suppress(Exception):  # the task itself says what is wrong
+        for kind, registries in (("defense", registry.DEFENSES), ("attack", registry.ATTACKS)):
+            if kind in task.document:
+                registries.make(spec_of(task.document[kind])).code()
+
+
+def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
+    try:
+        changes = state.changes()
+        if changes:
+            what = getattr(args[0], "id", "a task") if args else "a task"
+            print(f"{what} left other than it was: {', '.join(changes)}")  # noqa: T201 (the log)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BaseException:  # noqa: BLE001 (what cannot even be asked is not as it was)
+        return False
+    return not changes
 
 
 def prepare_torch() -> None:
@@ -82,27 +154,25 @@ def prepare_torch() -> None:
 
 def run_task(task: Task) -> Report:
     """Run ``task`` in this worker process. An error of a plugin is a value: a failed outcome."""
-    if _broken is not None:
-        return _broken
-    assert _worker is not None, "initialise was not called"
+    assert _worker is not None, "this process is no worker"
     return _worker.run(task)
 
 
 def call(work: Callable[..., T], *args: object) -> T:
-    """Return ``work(*args)`` in this worker process; raises where the process could not start."""
-    if _broken is not None:
-        raise RuntimeError(_broken.outcome.reason)
+    """Return ``work(*args)``: what a process that serves is asked for."""
     return work(*args)
 
 
 def _redirect(log: Path) -> None:
     # Plugins print; the run's progress bar must survive it.
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
+    for number in (1, 2):
+        os.dup2(descriptor, number)
+    if descriptor > 2:
+        os.close(descriptor)
+    # None where the run was started with its own closed.
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 class Worker:
@@ -113,6 +183,7 @@ class Worker:
         self.folder = RunFolder(settings.run)
         self.models = Rebuilder(settings)
         self._timings: dict[str, float] = {}
+        self._loaded: list[tuple[nn.Module, int]] = []
 
     def run(self, task: Task) -> Report:
         """Run one task, and write what it leaves."""
@@ -123,29 +194,36 @@ class Worker:
         torch.manual_seed(seed)
         cached = False
         self._timings = {}
+        self._loaded = []
         try:
-            for path, checksum in task.key.get("files", {}).items():
-                check(Path(path), checksum)  # as it was when the key was made
+            _check_files(task)
+            self._check_source(task)
             if task.kind == "fit":
                 cached = self._fit(task)
             elif task.kind == "probe":
                 self._probe(task)
             else:
                 self._cell(task)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 (other people's code)
-            outcome = Outcome("failed", reason_of(error))
-            return Report(outcome, time.perf_counter() - start, trace=traceback.format_exc())
+        except BaseException as error:  # noqa: BLE001 (other people's code)
+            self.models.changed()  # and if so, loaded anew for the next task
+            trace = cut(plain(traceback.format_exc(limit=-30)), 100 * LONGEST)
+            return Report(
+                Outcome("failed", reason_of(error)), time.perf_counter() - start, trace=trace
+            )
         seconds = time.perf_counter() - start
         return Report(Outcome("done"), seconds, cached, timings=self._timings)
 
     def _fit(self, task: Task) -> bool:
         stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
-        # One process learns, the others wait; the operating system frees a dead one's lock.
-        with locked(stored.with_name(f"{stored.name}.lock")):
-            weights = _cached_weights(stored)
-            cached = weights is not None
-            if weights is None:
-                weights = self._learn(task, stored)
+        weights = _cached_weights(stored, task.key)
+        cached = weights is not None
+        if weights is None:
+            # One process learns, the others wait; the operating system frees a dead one's lock.
+            with locked(stored.with_name(f"{stored.name}.lock")):
+                weights = _cached_weights(stored, task.key)
+                cached = weights is not None
+                if weights is None:
+                    weights = self._learn(task, stored)
         place(stored, self.folder.weights(task.id))
         document = {
             "id": task.id,
@@ -160,7 +238,8 @@ class Worker:
     def _learn(self, task: Task, stored: Path) -> str:
         document = task.document
         name = document["defense"]["name"]
-        data, fitted = self.models.data(document["dataset"]), self.models.fitted(task.needs)
+        self.models.changed()  # by whatever: if so, it is loaded anew
+        data, fitted = self._data(document, task.key), self.models.fitted(task.needs)
         start = time.perf_counter()
         model = fit(
             make_defense(document),
@@ -172,22 +251,25 @@ class Worker:
             registry.ATTACKS.make,
         )
         self._timings[f"training:{task.id}"] = time.perf_counter() - start
+        if self.models.changed():
+            raise ContractError(f"defense {name!r} changes the data set that it learns from")
         broken = [
             key for key, value in model.state_dict().items() if not torch.isfinite(value).all()
         ]
         if broken:
             raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
+        _check_files(task)
         weights = write_tensors(stored, model.state_dict())
         write_json(stored.with_suffix(".json"), {"weights": weights, "key": task.key})
         return weights
 
     def _probe(self, task: Task) -> None:
         fit_id = task.needs["model"]
-        defense, model = self.models.load_model(fit_id)
-        data = self.models.data(self._fit_document(task)["dataset"])
+        defense, model = self._load(fit_id)
+        data = self._data(self._fit_document(task), task.key)
         sources = self.models.sources(task.document, data)
         suspicion = suspect(
-            lambda: self.models.load_model(fit_id)[1],
+            lambda: self._load(fit_id)[1],
             lambda module: attacked(defense, module),
             sources.x,
             sources.y,
@@ -196,6 +278,7 @@ class Worker:
         )
         found = self.models.probe(model, task.document, data)
         self._timings[f"inference:{task.needs['model']}"] = _inference(model, data)
+        self._check_kept(f"defense {registry.DEFENSES.name_of(defense)!r}", "when it is asked")
         path = self.folder.probe(task.id)
         files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
         size = {"parameters": sum(weight.numel() for weight in model.parameters())}
@@ -204,8 +287,8 @@ class Worker:
 
     def _cell(self, task: Task) -> None:
         fit_id = task.needs["model"]
-        defense, model = self.models.load_model(fit_id)
-        data = self.models.data(self._fit_document(task)["dataset"])
+        defense, model = self._load(fit_id)
+        data = self._data(self._fit_document(task), task.key)
         attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
         sources = self.models.sources(task.document, data)
         if task.only is not None:
@@ -215,12 +298,15 @@ class Worker:
         )
         subject = Subject(
             model,
-            anew=lambda: self.models.load_model(fit_id)[1],
+            anew=lambda: self._load(fit_id)[1],
             surrogate=attacked(defense, model) if attack.access == "gradients" else None,
             draws=DRAWS if defense.stochastic else 1,
             most_passes=task.document.get("most_passes"),
         )
         evidence = attack_sources(subject, attack, sources, context)
+        name = task.document["attack"]["name"]
+        self._check_kept(f"attack {name!r} or the model it attacks", "during the attack")
+        _check_files(task)
         path = self.folder.cell(task.id)
         files = {
             "inputs": write_tensors(path.with_suffix(".safetensors"), {"x_adv": evidence.x_adv}),
@@ -229,6 +315,38 @@ class Worker:
         queries = {"forwards": evidence.forwards, "backwards": evidence.backwards}
         found = {"queries": queries, "differing": evidence.differing}
         write_json(path, {**_node_document(task, files), **found})
+
+    def _load(self, fit_id: str) -> tuple[Defense, nn.Module]:
+        """Return a model as it was fitted, and remember it for ``_check_kept``."""
+        defense, model = self.models.load_model(fit_id)
+        self._loaded.append((model, _weights_of(model)))
+        return defense, model
+
+    def _data(self, fit_document: Document, key: Document) -> Dataset:
+        """Return the data set of a fit; raises DamagedError where it is not that of the key."""
+        data = self.models.data(fit_document["dataset"])
+        if data.fingerprint != key["data"]:
+            raise DamagedError(f"the data set {data.info.name!r} was rewritten while the run lasts")
+        return data
+
+    def _check_source(self, task: Task) -> None:
+        """Raise DamagedError where the code of this process is not what the key says."""
+        if task.kind == "fit":
+            what, kept = "defense", task.key["source"] == fit_source(task.document)
+        else:
+            document = self._fit_document(task)
+            what, kept = "defense", task.key["model"]["source"] == fit_source(document)
+        if kept and task.kind == "cell":
+            what, kept = "attack", task.key["attack_source"] == attack_source(task.document)
+        if not kept:
+            raise DamagedError(f"the code of the {what} was rewritten while the run lasts")
+
+    def _check_kept(self, who: str, when: str) -> None:
+        """Raise ContractError that names ``who`` where the test data or a model's weights moved."""
+        if self.models.changed(test_only=True):
+            raise ContractError(f"{who} changes the data set {when}")
+        if any(_weights_of(model) != before for model, before in self._loaded):
+            raise ContractError(f"{who} changes the weights or buffers of the model {when}")
 
     def _fit_document(self, task: Task) -> Document:
         document: Document = read_json(self.folder.model(task.needs["model"]))["key"]["document"]
@@ -261,10 +379,9 @@ def attack_seed(document: Document) -> int:
 
 def reason_of(error: BaseException) -> str:
     """Return an error as one line: its message where it is ours, else with its type."""
-    message = " ".join(str(error).split())
     if isinstance(error, UserError | ContractError | DivergedError | DamagedError):
-        return message
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+        return cut(one_line(str(error)))
+    return text.reason_of(error)
 
 
 def _node_document(task: Task, files: Mapping[str, str]) -> Document:
@@ -277,10 +394,20 @@ def _node_document(task: Task, files: Mapping[str, str]) -> Document:
     }
 
 
-def _cached_weights(stored: Path) -> str | None:
+def _weights_of(model: nn.Module) -> int:
+    return checksum(value for value in model.state_dict().values() if isinstance(value, Tensor))
+
+
+def _check_files(task: Task) -> None:
+    for path, found in task.key.get("files", {}).items():
+        check(Path(path), found)  # as it was when the key was made
+
+
+def _cached_weights(stored: Path, key: Document) -> str | None:
     try:
-        weights: str = read_json(stored.with_suffix(".json"))["weights"]
+        document = read_json(stored.with_suffix(".json"))
+        weights: str = document["weights"]
         check(stored, weights)
     except (DamagedError, KeyError, TypeError):
         return None  # missing, torn or damaged: it is learnt again, never trusted
-    return weights
+    return weights if document.get("key") == key else None
