@@ -16,7 +16,7 @@ from attacks.kit.losses import LOSSES, reached
 from attacks.peers.art_call import Call, generate
 from attacks.pgd import pgd
 from bench.base.types import DataInfo, ThreatModel
-from bench.measure.cell import Sources, attack_sources
+from bench.measure.cell import Sources, Subject, attack_sources
 from bench.plugins.contracts import AttackContext, DataSettings
 from bench.plugins.recipes import RECIPES
 from bench.training.datasets import Digits
