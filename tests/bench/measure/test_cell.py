@@ -13,7 +13,7 @@ from bench.evidence.cells import Trial
 from bench.evidence.records import smallest
 from bench.measure.cell import NO_TARGET, Sources, attack_sources, choose_attempts
 from bench.measure.cell import Subject as Attacked
-from bench.measure.query import NO_ANSWER, ContractError
+from bench.measure.query import DRAWS, NO_ANSWER, ContractError, ask
 from bench.plan.panel import Panel
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
 from bench.results.cell_metrics import worst_case
@@ -188,6 +188,36 @@ def test_an_attack_stops_when_its_passes_are_spent() -> None:
     evidence = attack_sources(subject, Fake(endless), SOURCES, CONTEXT)
     assert evidence.records["stop_reason"].tolist()[:2] == ["max-passes"] * 2
     assert evidence.forwards <= 3 * 2 + 2
+
+
+def test_a_stochastic_model_is_judged_by_what_it_says_most_often() -> None:
+    """It answers the label in every third question, whatever it is asked."""
+    asked = []
+
+    class Fickle(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            near = torch.cdist(x, SOURCES.x).amin(dim=1, keepdim=True) < 1e-3
+            asked.append(int((~near).sum()))
+            right = torch.tensor([[1.0, 0.5, 0.0]]) if sum(asked) % 3 else x
+            return torch.where(near, x * 1.0, right * torch.ones_like(x))
+
+    model = Fickle()
+    subject = Attacked(model, anew=lambda: model, draws=DRAWS)
+    one = Sources(SOURCES.ids[:1], SOURCES.x[:1], SOURCES.y[:1])
+    records = attack_sources(subject, Fake(swap), one, CONTEXT).records
+    assert sum(asked) == 2 * DRAWS  # what the attacked instance says, and what the judge does
+    assert records["adversarial_prediction"].tolist() == [0]
+    assert not records["misclassified"].any()
+
+
+def test_of_several_draws_the_mean_of_the_usual_answer_is_kept() -> None:
+    answers = iter([[[3.0, 0.0]], [[0.0, 9.0]], [[1.0, 0.0]]])
+
+    class Draws(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.tensor(next(answers))
+
+    assert ask(Draws(), torch.zeros(1, 2), 2, draws=3).tolist() == [[2.0, 0.0]]
 
 
 def test_a_target_that_is_missed_is_no_success_but_misclassified() -> None:

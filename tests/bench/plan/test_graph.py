@@ -91,3 +91,33 @@ def test_a_default_written_out_is_the_same_plan() -> None:
 def test_mistakes_are_found_before_anything_runs(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         plan(**change)
+
+
+def test_a_defense_with_another_network_brings_its_own_reference_where_there_is_a_panel() -> None:
+    defense = [{"name": "knowledge_distillation", "network": "mlp"}, {"name": "label_smoothing"}]
+    panel = [{"norm": "linf", "budgets": [0.1]}]
+
+    def attacked(**changes: Any) -> list[tuple[str, str | None]]:
+        made = plan(defense=defense, **changes)
+        fits = {node.id: node.document["defense"] for node in made.of("fit")}
+        probed = [fits[node.needs["model"]] for node in made.of("probe")]
+        return [(f["name"], (f["params"].get("network") or {}).get("name")) for f in probed]
+
+    assert attacked(panel=panel) == [
+        ("undefended", None), ("standard_training", "mlp"), ("knowledge_distillation", "mlp"),
+        ("label_smoothing", None),
+    ]  # fmt: skip
+    assert [name for name, _ in attacked()] == ["knowledge_distillation", "label_smoothing"]
+
+
+def test_most_passes_are_part_of_what_a_cell_is() -> None:
+    found = {most: {n.id for n in plan(**most_passes(most)).of("cell")} for most in (None, 5, 6)}
+    assert not found[None] & found[5] | found[5] & found[6]
+    assert all("most_passes" not in n.document for n in plan().of("cell"))
+    for number in (0, -1, 1.5):
+        with pytest.raises(UserError, match="most_passes"):
+            plan(most_passes=number)
+
+
+def most_passes(number: int | None) -> dict[str, int]:
+    return {} if number is None else {"most_passes": number}
