@@ -55,6 +55,13 @@ Offline = Annotated[bool, typer.Option("--offline", help="Never download.")]
 
 CellTimeout = Annotated[float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")]
 
+FitTimeout = Annotated[float | None, typer.Option(min=0.1, help="Seconds that a fit may take.")]
+
+Memory = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="GiB that a worker may hold [90 % of the machine's by workers]."),
+]
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
@@ -103,6 +110,8 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     offline: Offline = False,
     plugin: Plugins = [],  # noqa: B006 (typer reads the default, nothing changes it)
     cell_timeout: CellTimeout = None,
+    fit_timeout: FitTimeout = None,
+    memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no result of this folder.")] = False,
     fail_on_flag: Annotated[
@@ -122,6 +131,7 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     options = RunOptions(
         dataset, network, recipe, out, seeds, sources, budgets, effort, max_passes, device,
         workers, data_dir, cache_dir, offline, tuple(plugin), cell_timeout, fresh,
+        fit_timeout, memory,
     )  # fmt: skip
 
     def command() -> int:
@@ -304,6 +314,8 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
     offline: Offline = False,
     plugin: Plugins = [],  # noqa: B006 (as above)
     cell_timeout: CellTimeout = None,
+    fit_timeout: FitTimeout = None,
+    memory: Memory = None,
     debug: Debug = False,
 ) -> None:
     """Put a claim about a defense to the test: supported, refuted or inconclusive.
@@ -316,6 +328,7 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
     options = RunOptions(
         out=out, device=device, workers=workers, data_dir=data_dir, cache_dir=cache_dir,
         offline=offline, plugin=tuple(plugin), cell_timeout=cell_timeout,
+        fit_timeout=fit_timeout, memory=memory,
     )  # fmt: skip
 
     def command() -> int:

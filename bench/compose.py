@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,12 +72,14 @@ def run_prepared(
 ) -> RunResult:
     """Carry out what ``prepare`` returned for the same ``options``, and write its folder."""
     from bench.evidence.folder import RunFolder
-    from bench.runner.processes import LocalExecutor, default_workers
+    from bench.runner.processes import LocalExecutor, default_memory, default_workers
     from bench.runner.recheck import recheck
     from bench.runner.schedule import execute
 
     plan, settings, data = prepared
     workers = options.workers or default_workers(settings.device)
+    if settings.memory is None:
+        settings = replace(settings, memory=default_memory(workers))
     pool = LocalExecutor(settings, workers, options.cell_timeout)
     with _observer(plan, watch) as observer, pool as executor:
         progress = execute(plan, data, settings, executor, observer, options.fresh)

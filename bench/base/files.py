@@ -8,10 +8,12 @@ file, the new file or none.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -57,6 +59,43 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of ``folder`` when the block ends without an error.
+
+    As a whole or not at all: whoever is killed leaves the old one or the new one, and what else he
+    left is removed by the next. Raises UnwritableError as ``atomic`` does.
+    """
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = Path(
+            tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp")
+        )
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            if not folder.exists():
+                temporary.rename(folder)
+            elif not _exchange(temporary, folder):
+                aside = temporary.with_name(f".{folder.name}.old.tmp")
+                folder.rename(aside)
+                temporary.rename(folder)
+                shutil.rmtree(aside)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders change names in one step; return whether this system can."""
+    here, at_once = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of Linux' renameat2
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    return call is not None and not call(
+        here, os.fsencode(first), here, os.fsencode(second), at_once
+    )
 
 
 @contextlib.contextmanager

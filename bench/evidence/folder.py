@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,9 +66,13 @@ class RunFolder:
         """Document of the whole run."""
         return self.root / name
 
-    def prepare(self) -> None:
-        """Create the folder; raises UserError where it is read-only or of a newer schema."""
+    def prepare(self, matrix: str) -> None:
+        """Create the folder of a run of the ``matrix`` of that name.
+
+        Raises UserError where it is read-only, of a newer schema, or holds anything but such a run.
+        """
         self.check_schema()
+        self._check_own(matrix)
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for folder in self.folders():
@@ -78,6 +83,27 @@ class RunFolder:
                 pass  # the workers write to it
         except OSError as error:
             raise UserError(f"results folder {self.root} cannot be written: {error}") from error
+
+    def _check_own(self, matrix: str) -> None:
+        try:
+            name = read_json(self.top("plan.json"))["matrix"]["name"]
+        except (DamagedError, KeyError, TypeError):
+            name = None  # torn, or never written
+        if name not in (None, matrix):
+            raise UserError(
+                f"results folder {self.root} holds a run of the matrix {name!r}, and this is one "
+                f"of {matrix!r}: choose another --out"
+            )
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = {path.name for path in self.root.iterdir()}
+            known = {*(path.name for path in self.folders()[1:]), "workers.log"}
+            foreign = {item for item in found - known if not item.startswith(".writable.")}
+            # A run that was killed at its very start has left no more than those, and no lock.
+            if name is None and foreign and ".lock" not in found:
+                raise UserError(
+                    f"results folder {self.root} is not empty, and nothing in it is of a run: "
+                    "choose another --out"
+                )
 
     def folders(self) -> list[Path]:
         """Return the folder itself and those below that hold evidence."""

@@ -147,7 +147,8 @@ def make_plan(matrix: MatrixConfig) -> Plan:
     if matrix.panel and (reference := registry.DEFENSES.make(REFERENCE)) not in defenses:
         defenses.insert(0, reference)  # a verdict compares with it
     for defense in list(defenses):
-        plain = as_defense(defense.plain())
+        with registry.asking(defense, "plain"):
+            plain = as_defense(defense.plain())
         if matrix.panel and plain is not None and plain not in defenses:
             defenses.insert(defenses.index(defense), plain)  # its verdict compares with that
     attacks = [registry.ATTACKS.make(spec) for spec in matrix.attacks()]
@@ -210,7 +211,7 @@ class _Builder:
         self, fit: str, attack: Attack, seed: int, matrix: MatrixConfig,
         closes: Closes | None = None,
     ) -> str:  # fmt: skip
-        required = {name: self._fit(d, seed) for name, d in attack.requires().items()}
+        required = self._required(attack, seed)
         document = {
             "fit": fit,
             "attack": registry.ATTACKS.document(attack),
@@ -251,7 +252,7 @@ class _Builder:
     def _fit(self, defense: Defense | Spec, seed: int) -> str:
         if isinstance(defense, Spec):
             defense = registry.DEFENSES.make(defense)
-        required = {name: self._fit(d, seed) for name, d in defense.requires().items()}
+        required = self._required(defense, seed)
         document = {
             **self.shared,
             "defense": registry.DEFENSES.document(defense),
@@ -259,6 +260,10 @@ class _Builder:
             "requires": required,
         }
         return self._add("fit", document, required)
+
+    def _required(self, plugin: Defense | Attack, seed: int) -> dict[str, str]:
+        with registry.asking(plugin, "requires"):
+            return {str(role): self._fit(need, seed) for role, need in plugin.requires().items()}
 
     def _add(self, kind: Kind, document: Document, needs: Mapping[str, str]) -> str:
         node = node_id(Node("", kind, document, needs))

@@ -33,6 +33,9 @@ def _has_name(table: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(  # noqa: TRY004 (pydantic reports a ValueError as the key's)
             'needs a name, as in name = "undefended"'
         )
+    for key, value in table.items():
+        if value == []:
+            raise ValueError(f"{key} = [] is a sweep over nothing: name a value")
     return table
 
 
@@ -43,7 +46,7 @@ def _distinct(values: list[int]) -> list[int]:
 
 
 Table = Annotated[dict[str, Any], BeforeValidator(_as_table), AfterValidator(_has_name)]
-Sources = Annotated[int, Field(ge=1)] | Literal["all"]
+Sources = Annotated[int, Field(ge=1, strict=True)] | Literal["all"]
 
 
 class MatrixConfig(BaseModel):

@@ -32,6 +32,8 @@ class RunOptions:
     plugin: tuple[str, ...] = ()
     cell_timeout: float | None = None
     fresh: bool = False
+    fit_timeout: float | None = None
+    memory: float | None = None
 
 
 def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:

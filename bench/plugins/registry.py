@@ -6,18 +6,19 @@ breaks only those who select it. How names get in: ``bench.plugins.discovery``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from bench.base.text import nearest
+from bench.base.text import nearest, reason_of
 from bench.base.types import Document, Spec, UserError
 from bench.plugins.contracts import Attack, DataSource, Defense, Network, Plugin
 
@@ -106,7 +107,7 @@ class Registry(Generic[T]):
             except (Exception, SystemExit) as error:
                 raise UserError(
                     f"{self.kind} {name!r} (from {entry.origin}) cannot be loaded: "
-                    f"{type(error).__name__}: {error}"
+                    f"{reason_of(error)}"
                 ) from error
             self._check(cls, entry)
             self._classes[name] = cls
@@ -135,8 +136,12 @@ class Registry(Generic[T]):
                 assert isinstance(plugin, cls)
                 return plugin
             return cls(**_checked(what, cls, spec.params))
+        except UserError:
+            raise
         except (TypeError, ValueError) as error:
             raise UserError(f"{what}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise UserError(f"{what}: {reason_of(error)}") from error
 
     def name_of(self, plugin: object) -> str:
         """Return the name under which the class of ``plugin`` is registered."""
@@ -158,6 +163,17 @@ class Registry(Generic[T]):
     def freeze(self) -> None:
         """Refuse further names: a run's plan must mean the same at its end as at its start."""
         self._frozen = True
+
+
+@contextlib.contextmanager
+def asking(plugin: object, method: str) -> Iterator[None]:
+    """Turn whatever a plugin's method raises inside into a UserError that names both."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{type(plugin).__name__}.{method}: {reason_of(error)}") from error
 
 
 def parameters(plugin: Plugin) -> dict[str, Any]:

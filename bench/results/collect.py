@@ -214,7 +214,8 @@ class _Cell:
         self.evidence = Evidence(folder, "cell", node.id)
         self.outcome = self.evidence.outcome
         self.fit = node.needs["model"]
-        self.threat = attack.threat(info.shape)
+        with registry.asking(attack, "threat"):
+            self.threat = attack.threat(info.shape)
         self.access = attack.access
         self.output: str | None = node.document["attack"]["params"].get("output")
         self.records: pd.DataFrame | None = None

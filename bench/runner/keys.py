@@ -7,14 +7,23 @@ the hash of its weights. The documents are stored, so that one can see which fie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bench.base.files import file_hash
 from bench.base.fingerprint import digest
-from bench.base.types import Document, UserError, spec_of
+from bench.base.types import (
+    Access,
+    DataInfo,
+    Document,
+    Targets,
+    ThreatModel,
+    UserError,
+    spec_of,
+)
 from bench.evidence.cells import NOTHING_LEFT, SETTLED
 from bench.evidence.standing import Standing
 from bench.measure.cell import attack_sources
@@ -148,15 +157,19 @@ def fit_source(document: Document) -> str:
     """Return the hash of the code that a fit's ``document`` runs."""
     defense: Any = registry.DEFENSES.get(document["defense"]["name"])
     network = registry.NETWORKS.get(document["network"]["name"])
-    chosen: Any = registry.DEFENSES.make(spec_of(document["defense"])).code()
-    return source_hash(fit, defense, network, *chosen)
+    plugin = registry.DEFENSES.make(spec_of(document["defense"]))
+    with registry.asking(plugin, "code"):
+        chosen: Any = plugin.code()
+        return source_hash(fit, defense, network, *chosen)
 
 
 def attack_source(document: Document) -> str:
     """Return the hash of the code of the attack of a cell's ``document``."""
     attack: Any = registry.ATTACKS.get(document["attack"]["name"])
-    chosen: Any = registry.ATTACKS.make(spec_of(document["attack"])).code()
-    return source_hash(attack, *chosen)
+    plugin = registry.ATTACKS.make(spec_of(document["attack"]))
+    with registry.asking(plugin, "code"):
+        chosen: Any = plugin.code()
+        return source_hash(attack, *chosen)
 
 
 def _count(number: int | str) -> int | None:
@@ -175,9 +188,26 @@ def check_files(plan: Plan) -> None:
             _files(node.plugin())
 
 
+def check_attacks(plan: Plan, info: DataInfo) -> None:
+    """Raise UserError where an attack of ``plan`` has no threat model on data of ``info``."""
+    for node in plan.of("cell"):
+        attack = node.attack()
+        with registry.asking(attack, "threat"):
+            threat = attack.threat(info.shape)
+            if not isinstance(threat, ThreatModel):
+                raise TypeError(f"a bench.ThreatModel is expected, got {type(threat).__name__}")
+            if threat.budget is not None and not math.isfinite(threat.budget):
+                raise ValueError(f"a finite budget or None is expected, got {threat.budget}")
+        for name, valid in (("access", get_args(Access)), ("targets", get_args(Targets))):
+            with registry.asking(attack, name):
+                if (given := getattr(attack, name)) not in valid:
+                    raise ValueError(f"one of {', '.join(valid)} is expected, got {given!r}")
+
+
 def _files(plugin: Defense | Attack) -> Document:
     # Only where there are any: the keys of all other nodes stay what they were.
-    hashes = {str(path): _file_hash(plugin, path) for path in plugin.files()}
+    with registry.asking(plugin, "files"):
+        hashes = {str(path): _file_hash(plugin, Path(path)) for path in plugin.files()}
     return {"files": hashes} if hashes else {}
 
 

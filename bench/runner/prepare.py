@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from bench.base.files import default_cache
+from bench.base.text import reason_of
 from bench.base.types import Spec, UserError
 from bench.plan.graph import Plan
 from bench.plan.options import RunOptions, plan_of
 from bench.plugins import discovery, registry
 from bench.plugins.contracts import DataSettings
 from bench.plugins.data import Dataset
-from bench.runner.keys import check_files
+from bench.runner.keys import check_attacks, check_files
 from bench.runner.task import Settings
 
 
@@ -36,16 +37,24 @@ def prepare(
         data=DataSettings(data_dir, cache, options.offline),
         device=choose_device(options.device),
         plugins=tuple(_absolute(item) for item in options.plugin),
+        fit_timeout=options.fit_timeout,
+        memory=None if options.memory is None else int(options.memory * 2**30),
     )
     source = registry.DATASETS.make(Spec(plan.dataset["name"], plan.dataset["params"]))
-    data = source.load(settings.data)
+    with registry.asking(source, "load"):
+        data = source.load(settings.data)
+        if not isinstance(data, Dataset):
+            raise TypeError(f"a bench.Dataset is expected, got {type(data).__name__}")
     settings = replace(settings, info=data.info)
     check_files(plan)
+    check_attacks(plan, data.info)
     network = registry.NETWORKS.make(Spec(plan.network["name"], plan.network["params"]))
     try:
         network.build(data.info)
     except ValueError as error:
         raise UserError(f"network {plan.network['name']!r}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"network {plan.network['name']!r}: {reason_of(error)}") from error
     if plan.matrix.sources != "all":
         data.sources(plan.matrix.sources, plan.matrix.source_seed)
     return plan, settings, data

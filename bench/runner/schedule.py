@@ -11,15 +11,18 @@ import filelock
 
 from bench.base.files import STALE, check, locked, read_json, sweep, write_json
 from bench.base.fingerprint import digest
-from bench.base.types import DamagedError, Document, Outcome, UserError
+from bench.base.text import cut, one_line
+from bench.base.types import DamagedError, Document, Outcome, UnwritableError, UserError
 from bench.evidence.folder import SCHEMA, RunFolder
 from bench.evidence.standing import Standing
 from bench.plan.graph import Node, Plan
+from bench.plugins import registry
 from bench.plugins.contracts import Defense
 from bench.plugins.data import Dataset
 from bench.runner.keys import Keys
 from bench.runner.processes import LocalExecutor
 from bench.runner.task import Report, Settings, Task
+from bench.runner.worker import reason_of
 
 Observer = Callable[[Node, Report, bool], None]
 """Called as each node ends: the node, its report, whether it was reused."""
@@ -52,7 +55,7 @@ def execute(
     Raises UserError where the folder is in use or cannot be written.
     """
     folder = RunFolder(settings.run)
-    folder.prepare()
+    folder.prepare(plan.matrix.name)
     with _exclusive(folder):
         folder.sweep()
         sweep(settings.cache / "fits", STALE)
@@ -113,6 +116,15 @@ class _Run:
 
     def _settle(self, node: Node) -> Task | None:
         """Return the task of ``node``, or None where it needs none: reused, skipped, hopeless."""
+        try:
+            return self._task(node)
+        except UserError as error:  # a method of its plugin, a file that is gone
+            if isinstance(error, UnwritableError):
+                raise
+            self._finish(node, Report(Outcome("failed", reason_of(error))))
+            return None
+
+    def _task(self, node: Node) -> Task | None:
         for need in node.needs.values():
             outcome = self.progress.outcomes[need]
             if outcome.status != "done":
@@ -169,8 +181,9 @@ class _Run:
 def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:
     """Return why a cell is skipped, or None where its attack and its defense go together."""
     defense, attack = fits[node.needs["model"]].defense(), node.attack()
-    if reason := attack.unavailable():
-        return reason
+    with registry.asking(attack, "unavailable"):
+        if reason := attack.unavailable():
+            return cut(one_line(str(reason)))
     adaptive = type(defense).surrogate is not Defense.surrogate
     if attack.access == "gradients" and not defense.differentiable and not adaptive:
         return "the attack needs gradients, and the defense declares none and no surrogate"

@@ -232,7 +232,8 @@ def _content(  # noqa: PLR0911 (one return a kind of value)
 
 def _state(value: Any, inside: Any) -> tuple[Any, ...]:
     names = getattr(value, "__dict__", None)
-    if names and type(value).__reduce__ is object.__reduce__:
+    reduce: Any = type(value).__reduce__
+    if names and reduce is object.__reduce__:
         return (id(value), inside(names))
     try:
         return (zlib.crc32(pickle.dumps(value)),)

@@ -86,11 +86,29 @@ def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
     """Write each figure to ``folder`` as PDF and as PNG; return the files."""
     written = []
     for name, figure in figures.items():
+        _take_words_as_they_are(figure)
         for kind, metadata in METADATA.items():
             written.append(folder / f"{name}.{kind}")
             with atomic(written[-1]) as temporary:
                 figure.savefig(temporary, format=kind, metadata=metadata)
     return written
+
+
+def _take_words_as_they_are(figure: Figure) -> None:
+    """Let a dollar in a name be one: only the ticks of logarithmic axes are formulas."""
+    from matplotlib.text import Text
+
+    ticks = {
+        id(text)
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if axis.get_scale() == "log"
+        for text in axis.findobj(Text)
+    }
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if id(text) not in ticks:
+            text.set_parse_math(False)
 
 
 def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Axes]:

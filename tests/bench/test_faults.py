@@ -43,6 +43,13 @@ INPUT: list[tuple[str, tuple[object, ...], str]] = [
     (HEAD + PAIR + "epsilon = 0.1\n", (), "has no parameter 'epsilon'"),
     (HEAD + PAIR + 'eps = "0.1"\n', (), "eps: "),
     (HEAD + PAIR + "eps = -1.0\n", (), "eps"),
+    (HEAD + PAIR + "eps = []\n", (), "eps = [] is a sweep over nothing"),
+    (
+        HEAD + "[[defense]]\nname = 'distillation'\ntemperature = []\n" + PAIR,
+        (),
+        "sweep over nothing",
+    ),
+    (HEAD.replace("= 2", "= true") + PAIR, (), "sources"),
     (HEAD + PAIR.replace("fgsm", "jsma") + "gamma = 7.0\n", (), "gamma"),
     (HEAD.replace("2", "0") + PAIR, (), "sources"),
     (HEAD.replace('"m"', '"../x"') + PAIR, (), "name: "),
@@ -360,3 +367,81 @@ def test_a_worker_that_cannot_start_is_a_failure_and_no_hang(tmp_path: Path) -> 
 
 def test_kinds_of_bad_input_and_damage_are_many() -> None:
     assert len(INPUT) + len(OTHER) + len(DAMAGE) + len(FULL) >= 30
+
+
+# Methods of plugins that the parent calls before anything runs.
+
+METHODS = [
+    ("threat", "raise RuntimeError('no budget')", "Odd.threat: RuntimeError: no budget"),
+    ("threat", "return 5", "Odd.threat: TypeError: a bench.ThreatModel is expected, got int"),
+    ("threat", "return bench.ThreatModel('linf', float('inf'))", "a finite budget or None"),
+    ("requires", "raise RuntimeError('nothing')", "Odd.requires: RuntimeError: nothing"),
+    ("requires", "return 5", "Odd.requires: AttributeError"),
+    ("files", "raise SystemExit(3)", "Odd.files: SystemExit: 3"),
+    ("files", "return 5", "Odd.files: TypeError"),
+    ("access", "return 'magic'", "Odd.access: ValueError: one of gradients"),
+    ("targets", "raise RuntimeError('none')", "Odd.targets: RuntimeError: none"),
+]
+
+
+@pytest.mark.parametrize(("method", "does", "said"), METHODS)
+def test_a_method_that_fails_before_the_run_is_one_message(
+    method, does, said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"odd-{abs(hash((method, does)))}"
+    prefix = "@property\n    " if method in ("access", "targets") else ""
+    argument = ", shape" if method == "threat" else ""
+    threat = (
+        ""
+        if method == "threat"
+        else "def threat(self, shape): return bench.ThreatModel('linf', 0.1)"
+    )
+    Path("odd.py").write_text(
+        f"import bench\nfrom dataclasses import dataclass\n@bench.attack({name!r})\n"
+        f"@dataclass(frozen=True)\nclass Odd(bench.Attack):\n"
+        f"    {prefix}def {method}(self{argument}):\n        {does}\n    {threat}\n"
+        f"    def perturb(self, model, x, y, target, context): ...\n"
+    )
+    Path("m.toml").write_text(HEAD + PAIR.replace("fgsm", name))
+    done = command("run", "--matrix", "m.toml", "--plugin", "odd.py", "--cache-dir", "cache")
+    assert done.exit_code == 2, done.output
+    assert said in done.output
+
+
+def test_an_out_folder_of_ones_own_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command, copy, small
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.toml").write_text(HEAD + PAIR)
+    Path("mine").mkdir()
+    Path("mine/results.json").write_text("mine")
+    Path("mine/.draft.tmp").write_text("mine")
+    for out in ("mine", ""):
+        done = command("run", "--matrix", "m.toml", "--cache-dir", "cache", "--out", out)
+        assert done.exit_code == 2, done.output
+        assert "choose another --out" in " ".join(done.output.split())
+    assert {path.name: path.read_text() for path in Path("mine").iterdir()} == {
+        "results.json": "mine", ".draft.tmp": "mine",
+    }  # fmt: skip
+    before = evidence(copy)
+    done = command("run", "--matrix", "m.toml", "--cache-dir", "cache", "--out", copy)
+    assert done.exit_code == 2, done.output
+    assert "holds a run of the matrix 'small'" in " ".join(done.output.split())
+    assert evidence(copy) == before
+
+
+def test_publish_replaces_a_folder_as_a_whole_or_not_at_all(copy, tmp_path, command) -> None:
+    to = tmp_path / "published"
+    assert command("publish", copy, "--to", to).exit_code == 0
+    old = evidence(to)
+    (to / "copy" / "left.json").write_text("of another report")
+    for name in ("results.json", "verdicts.json", "environment.json", "leaderboard.md"):
+        with pytest.MonkeyPatch.context() as patch:
+            fill_disk(patch, name)
+            assert command("publish", copy, "--to", to).exit_code == 2
+        assert evidence(to) == {**old, "copy/left.json": b"of another report"}
+    (to / ".copy.killed.tmp").mkdir()
+    assert command("publish", copy, "--to", to).exit_code == 0
+    assert evidence(to) == old
+    assert [path.name for path in to.iterdir()] == ["copy"]
