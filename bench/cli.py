@@ -20,8 +20,7 @@ from bench.base.types import DamagedError, UserError
 from bench.compose import RunResult, run_matrix, run_prepared
 
 if TYPE_CHECKING:
-    from bench.base.rows import FlagRow
-    from bench.base.types import Results
+    from bench.base.rows import FlagRow, Results
     from bench.plan.options import RunOptions
 
 

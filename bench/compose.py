@@ -11,8 +11,7 @@ from bench.base.types import DamagedError, UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.base.rows import CellRow
-    from bench.base.types import Results
+    from bench.base.rows import CellRow, Results
     from bench.plan.graph import Plan
     from bench.plan.options import RunOptions
     from bench.plugins.data import Dataset

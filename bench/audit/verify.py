@@ -17,7 +17,8 @@ from bench.audit.verify_nodes import Recheck, Verification
 from bench.audit.verify_rows import Mode
 from bench.base.files import file_hash, read_json
 from bench.base.json_changes import changes
-from bench.base.types import DamagedError, Document, Results, UserError
+from bench.base.rows import Results
+from bench.base.types import DamagedError, Document, UserError
 from bench.evidence.environment import device_name
 from bench.evidence.finished_run import FinishedRun
 from bench.plan.graph import make_plan, node_id

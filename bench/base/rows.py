@@ -7,10 +7,12 @@ is generated from them. Rates are fractions; None stands for what is undefined o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import (
     Annotated,
     Any,
+    ClassVar,
     NotRequired,  # typing's own: pydantic wants Python 3.12
 )
 
@@ -347,3 +349,30 @@ def attack_of(row: Mapping[str, Any]) -> Document:
 def warns(flag: Mapping[str, Any]) -> bool:
     """Return whether a flag, as a row holds it, warns: ``info`` only says something."""
     return bool(flag["severity"] in ("warning", "error"))
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run's records come to, each a file of the folder; ``bench.base.rows`` says its keys.
+
+    ``cells``: one object a cell; ``models``: one a fitted model; ``verdicts``: one a defense and
+    budget of the matrix's panels. Only where the matrix's report is ``findings``, and otherwise
+    empty: ``logits``, one a model and attack; ``pairs``, one a pair of defenses.
+    """
+
+    cells: list[CellRow]
+    models: list[ModelRow]
+    verdicts: list[VerdictRow] = field(default_factory=list)
+    logits: list[Document] = field(default_factory=list)
+    pairs: list[Document] = field(default_factory=list)
+
+    FILES: ClassVar[tuple[str, ...]] = ("results.json", "models.json", "verdicts.json")
+    FURTHER: ClassVar[tuple[str, ...]] = ("logits.json", "pairs.json")
+
+    def documents(self) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """Return what each file holds; of the further ones, those that hold something."""
+        rows: tuple[Sequence[Mapping[str, Any]], ...] = (
+            self.cells, self.models, self.verdicts, self.logits, self.pairs,
+        )  # fmt: skip
+        every = dict(zip((*self.FILES, *self.FURTHER), rows, strict=True))
+        return {name: found for name, found in every.items() if found or name in self.FILES}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-if TYPE_CHECKING:
-    from bench.base.rows import CellRow, ModelRow, VerdictRow
+from typing import Any, Literal
 
 Norm = Literal["l0", "l2", "linf"]
 Measure = Literal["l0", "l2", "linf", "none"]
@@ -151,33 +148,6 @@ class Suspicions:
             "flags": [asdict(flag) for flag in self.flags],
             "not_evaluated": dict(self.not_evaluated),
         }
-
-
-@dataclass(frozen=True)
-class Results:
-    """What a run's records come to, each a file of the folder; ``bench.base.rows`` says its keys.
-
-    ``cells``: one object a cell; ``models``: one a fitted model; ``verdicts``: one a defense and
-    budget of the matrix's panels. Only where the matrix's report is ``findings``, and otherwise
-    empty: ``logits``, one a model and attack; ``pairs``, one a pair of defenses.
-    """
-
-    cells: list[CellRow]
-    models: list[ModelRow]
-    verdicts: list[VerdictRow] = field(default_factory=list)
-    logits: list[Document] = field(default_factory=list)
-    pairs: list[Document] = field(default_factory=list)
-
-    FILES: ClassVar[tuple[str, ...]] = ("results.json", "models.json", "verdicts.json")
-    FURTHER: ClassVar[tuple[str, ...]] = ("logits.json", "pairs.json")
-
-    def documents(self) -> dict[str, Sequence[Mapping[str, Any]]]:
-        """Return what each file holds; of the further ones, those that hold something."""
-        rows: tuple[Sequence[Mapping[str, Any]], ...] = (
-            self.cells, self.models, self.verdicts, self.logits, self.pairs,
-        )  # fmt: skip
-        every = dict(zip((*self.FILES, *self.FURTHER), rows, strict=True))
-        return {name: found for name, found in every.items() if found or name in self.FILES}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from bench.base.rows import CellRow, FlagRow, VerdictRow, defense_of, warns
-from bench.base.types import Document, Norm, Results, Spec
+from bench.base.rows import CellRow, FlagRow, Results, VerdictRow, defense_of, warns
+from bench.base.types import Document, Norm, Spec
 from bench.plan.matrix import Table
 from bench.plugins import registry
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.base.files import read_json
-from bench.base.rows import CellRow
-from bench.base.types import DamagedError, Document, Results, UserError
+from bench.base.rows import CellRow, Results
+from bench.base.types import DamagedError, Document, UserError
 from bench.evidence.folder import RunFolder
 from bench.plan.graph import Node, Plan, read_plan
 

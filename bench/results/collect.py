@@ -10,13 +10,12 @@ import pandas as pd
 
 from bench.base.files import check, file_hash, read_json, write_json
 from bench.base.fingerprint import digest
-from bench.base.rows import CellRow, ModelRow, defense_of
+from bench.base.rows import CellRow, ModelRow, Results, defense_of
 from bench.base.types import (
     DamagedError,
     DataInfo,
     Document,
     Outcome,
-    Results,
     Suspicions,
     ThreatModel,
     spec_of,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from bench.evidence.cells import Evidence
 from bench.evidence.folder import RunFolder
 from bench.plugins.data import Dataset

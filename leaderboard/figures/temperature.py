@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.figures.style import PUBLISHED, STYLES, legend, new_figure, styled
 from leaderboard.tables.cells import Row, model_key
 from leaderboard.tables.papers import Quantity, published

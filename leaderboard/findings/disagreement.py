@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.figures.style import STYLES, WIDTH, new_grid, styled
 from leaderboard.findings.finding import TRAINED, Finding, groups, told
 from leaderboard.findings.material import Material

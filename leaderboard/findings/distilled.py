@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.findings.finding import Finding, Group, groups, told
 from leaderboard.findings.students import by_seed, known, named, place
 from leaderboard.tables.cells import Row

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.figures.mosaic import Image, stored
 from leaderboard.figures.style import WIDTH, new_grid, styled
 from leaderboard.findings.finding import Finding, Group, groups, listed, told

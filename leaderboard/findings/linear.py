@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.figures.style import PUBLISHED, STYLES, WIDTH, Style, legend, new_grid, styled
 from leaderboard.findings.finding import Finding, listed, told
 from leaderboard.findings.material import Material

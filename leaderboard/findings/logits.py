@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bench.base.types import Results, ThreatModel
+from bench.base.rows import Results
+from bench.base.types import ThreatModel
 from bench.measure.logits import Array
 from leaderboard.figures.style import STYLES, WIDTH, legend, new_grid, styled
 from leaderboard.findings.finding import (

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bench.base.types import Results, ThreatModel
+from bench.base.rows import Results
+from bench.base.types import ThreatModel
 from leaderboard.figures.style import WIDTH, new_figure, styled
 from leaderboard.findings.finding import Finding, told
 from leaderboard.findings.material import Material

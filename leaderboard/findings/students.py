@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.figures.style import STYLES, WIDTH, legend, new_grid, styled
 from leaderboard.findings.finding import TRAINED, Finding, listed, told
 from leaderboard.findings.material import Material

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.base.rows import CellRow
-from bench.base.types import Results
+from bench.base.rows import CellRow, Results
 from leaderboard.tables.autopsy import (
     BENEATH,
     HIDDEN,

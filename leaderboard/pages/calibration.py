@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.base.rows import VerdictRow
-from bench.base.types import Results
+from bench.base.rows import Results, VerdictRow
 from bench.claims.calibration import QUANTITIES, Figure
 from leaderboard.pages.markdown import table
 from leaderboard.tables.cells import labels

@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.base.rows import CellRow, ModelRow
-from bench.base.types import Results
+from bench.base.rows import CellRow, ModelRow, Results
 from leaderboard.pages.autopsy import sections
 from leaderboard.pages.markdown import page
 from leaderboard.tables.cells import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.pages.autopsy import sections
 from leaderboard.pages.markdown import page
 from leaderboard.tables.cells import (

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.base.files import atomic, read_json, replaced, write_json, write_text
-from bench.base.types import DamagedError, Results, UserError
+from bench.base.rows import Results
+from bench.base.types import DamagedError, UserError
 from bench.evidence.finished_run import read_results
 from bench.evidence.folder import RunFolder
 from leaderboard.pages.agreement import agreement

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench.base.rows import CellRow, ModelRow
-from bench.base.types import Results, ThreatModel
+from bench.base.rows import CellRow, ModelRow, Results
+from bench.base.types import ThreatModel
 from bench.verdict.flags import COSINE
 from bench.verdict.panel_flags import NET
 from bench.verdict.rule import MARGIN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.tables.cells import Row, labels
 from leaderboard.tables.numbers import counted, given, points, ranged, shares
 from leaderboard.tables.sweeps import PLAIN, SWEPT, jsma_cells, temperature_of

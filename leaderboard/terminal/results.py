@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.base.rows import CellRow
+from bench.base.rows import CellRow, Results
 from bench.base.text import nearest
-from bench.base.types import Results, UserError
+from bench.base.types import UserError
 from bench.evidence.cells import waived
 from leaderboard.tables.cells import labels, model_table, success_table, threat_tables
 from leaderboard.tables.numbers import given

@@ -13,7 +13,8 @@ import bench
 from attacks.fooling import Fooling, fooling
 from attacks.kit import draws
 from attacks.noise import Noise
-from bench.base.types import DataInfo, Outcome, Results, ThreatModel
+from bench.base.rows import Results
+from bench.base.types import DataInfo, Outcome, ThreatModel
 from bench.measure.cell import Sources, attack_sources
 from bench.plan.panel import Panel
 from bench.plugins.contracts import AttackContext

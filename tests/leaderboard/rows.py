@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from bench.results.model_metrics import EDGES
 
 Row = dict[str, Any]

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from bench.base.files import write_json, write_records
-from bench.base.types import DataInfo, Results
+from bench.base.rows import Results
+from bench.base.types import DataInfo
 from bench.claims.calibration import QUANTITIES, Figure, figures
 from bench.evidence.finished_run import FinishedRun
 from bench.evidence.folder import RunFolder

@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from bench.base.files import write_json, write_records
-from bench.base.types import DataInfo, Results, UserError
+from bench.base.rows import Results
+from bench.base.types import DataInfo, UserError
 from bench.claims.answer import Tally, answer, least_sources, rate_interval, read_tallies
 from bench.claims.claim import claim_names, load_claim, parse_claim
 from bench.evidence.finished_run import FinishedRun

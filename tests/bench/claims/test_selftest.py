@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from bench.claims.selftest import Case, findings, self_test
 from bench.plan.matrix import parse_matrix
 from bench.plugins import discovery as doors

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from bench.base.types import Results, ThreatModel
+from bench.base.rows import Results
+from bench.base.types import ThreatModel
 from bench.cli import _status
 from bench.compose import RunResult
 from bench.runner.schedule import Progress

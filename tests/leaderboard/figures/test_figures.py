@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bench.base.files import write_json, write_records, write_tensors
-from bench.base.types import DataInfo, Results
+from bench.base.rows import Results
+from bench.base.types import DataInfo
 from bench.evidence.folder import RunFolder
 from bench.plugins.data import Dataset, Split
 from leaderboard.figures.mosaic import DOWN, UP, marked, panels

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.findings.fooling import fooling, of_each_class, panel, strongest, views
 from tests.leaderboard.rows import cell, who
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from bench.verdict.rates import wilson
 from leaderboard.findings import linear as subject
 from leaderboard.findings.linear import beside_published, compare, draw_linear, grid, linear

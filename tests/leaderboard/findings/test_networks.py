@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.findings.networks import (
     ACROSS,
     HALVES,

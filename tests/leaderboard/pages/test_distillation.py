@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.pages.cost import cost, cost_table
 from leaderboard.pages.distillation import Report, distillation, published_table
 from tests.leaderboard.rows import ENVIRONMENT, cell, model, sweep_results, who

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.pages.publish import write_index
 from leaderboard.tables.headline import headline
 from tests.leaderboard.rows import sweep_results

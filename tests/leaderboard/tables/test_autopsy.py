@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.pages.autopsy import sections, sentences
 from leaderboard.pages.leaderboard import render
 from leaderboard.tables.autopsy import BENEATH, HIDDEN, Autopsy, autopsies

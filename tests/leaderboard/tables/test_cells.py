@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from bench.base.types import Results, ThreatModel
+from bench.base.rows import Results
+from bench.base.types import ThreatModel
 from leaderboard.pages.leaderboard import render
 from leaderboard.pages.markdown import escape
 from leaderboard.tables.cells import labels, ordered, robustness_table, success_table, threat_tables

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.base.types import Results
+from bench.base.rows import Results
 from leaderboard.pages.leaderboard import render
 from leaderboard.tables.verdicts import MEANING, budget_table, raised, verdict_table, verdict_tables
 from tests.leaderboard.tables.test_cells import ENVIRONMENT, row

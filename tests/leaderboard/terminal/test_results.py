@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import typer
 
-from bench.base.types import Results, UserError
+from bench.base.rows import Results
+from bench.base.types import UserError
 from leaderboard.tables.summary import MANY
 from leaderboard.terminal.inspection import named_cell, show_verdict_changes
 from leaderboard.terminal.results import show_results, show_table
