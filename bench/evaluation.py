@@ -16,7 +16,6 @@ from bench.measure.at_rest import at_rest
 from bench.measure.cell import Sources, attack_sources
 from bench.measure.probes import Samples, probe
 from bench.measure.query import copies
-from bench.measure.suspicion import suspect
 from bench.plan.graph import SCALE
 from bench.plugins import discovery, registry
 from bench.plugins.contracts import Attack, AttackContext
@@ -24,6 +23,7 @@ from bench.plugins.data import Dataset, Split
 from bench.results.cell_metrics import summarise
 from bench.results.collect import row
 from bench.results.model_metrics import summarise_model, summarise_probe
+from bench.suspicion.suspect import suspect
 from bench.verdict.flags import ModelFacts, model_flags
 
 
@@ -46,7 +46,7 @@ def evaluate(
     ``bench.Spec`` with parameters, or attack instances. The intervals are split into ``*_low``
     and ``*_high``.
 
-    The model is suspected as in a run (``bench.measure.suspicion``): ``flags`` holds what was found
+    The model is suspected as in a run (``bench.suspicion.suspect``): ``flags`` holds what was found
     of the model and of each attack, and what warns is also a Python warning.
 
     Raises UserError for inputs that cannot be used; an attack that fails on this model raises.

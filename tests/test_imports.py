@@ -43,6 +43,7 @@ FLOORS = {
         {"base"},
         {"plugins"},
         {"plan", "training", "measure"},
+        {"suspicion"},
         {"evidence", "conformance"},
         {"runner", "verdict"},
         {"results", "claims"},

@@ -29,12 +29,12 @@ from bench.evidence.standing import Standing
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
-from bench.measure.suspicion import suspect
 from bench.plan.graph import Closes, Node, Plan
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
 from bench.plugins.contracts import Attack, Defense
 from bench.plugins.data import Dataset, Split
+from bench.suspicion.suspect import suspect
 from bench.training.fit import fit
 
 DTYPE = "float32"

@@ -18,7 +18,6 @@ from bench.base.fingerprint import digest
 from bench.base.types import DamagedError, Document
 from bench.evidence.cells import Evidence
 from bench.evidence.folder import RunFolder
-from bench.measure.bare import ask_bare
 from bench.measure.logits import read
 from bench.measure.query import ask, differs
 from bench.plan.graph import Plan
@@ -26,6 +25,7 @@ from bench.plugins.code_hash import source_hash
 from bench.runner.processes import Answer, LocalExecutor
 from bench.runner.rebuild import Rebuilder
 from bench.runner.task import Settings
+from bench.suspicion.bare import ask_bare
 
 SEED = 20
 """Of the order in which the inputs are asked."""

@@ -38,10 +38,8 @@ from bench.base.fingerprint import digest
 from bench.base.text import LONGEST, cut, one_line, plain
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
 from bench.evidence.folder import RunFolder
-from bench.measure.average import Average
 from bench.measure.cell import Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError, predict
-from bench.measure.suspicion import suspect
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext, Defense
@@ -51,6 +49,8 @@ from bench.runner.keys import attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
 from bench.runner.state import ProcessState, checksum
 from bench.runner.task import Report, Settings, Task
+from bench.suspicion.average import Average
+from bench.suspicion.suspect import suspect
 from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from bench.base.rows import ModelRow, RecheckRow, SuspicionRow
 from bench.base.types import Document, Flag, Measured, Severity, Suspicions, ThreatModel
-from bench.measure.difference import LEAST, ROWS
 from bench.plugins.contracts import NOT_SUBMITTED
+from bench.suspicion.difference import LEAST, ROWS
 
 FEW_SOURCES = 60
 """Below this many sources no verdict is given, and below as many correct ones a cell says so."""
@@ -165,7 +165,7 @@ def gradient_flags(model: ModelRow) -> Suspicions:
 
 
 def suspicion_flags(facts: ModelFacts) -> Suspicions:
-    """Return what the harness found when it suspected a model (``bench.measure.suspicion``)."""
+    """Return what the harness found when it suspected a model (``bench.suspicion.suspect``)."""
     found = facts.model.get("suspicion")
     if found is None:
         return Suspicions()

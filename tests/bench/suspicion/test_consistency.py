@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.measure.consistency import WAYS, Cause, consistency
+from bench.suspicion.consistency import WAYS, Cause, consistency
 
 CAUSES: tuple[Cause, ...] = ("stochastic", "batch-dependent", "stateful")
 

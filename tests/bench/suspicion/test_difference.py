@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.measure.difference import (
+from bench.suspicion.difference import (
     FINEST,
     ROWS,
     SHARES,

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.measure.average import Average
-from bench.measure.consistency import consistency
-from bench.measure.difference import SHARES, agreement, base_points, finding
 from bench.measure.query import NO_ANSWER, answer, differs, predict
+from bench.suspicion.average import Average
+from bench.suspicion.consistency import consistency
+from bench.suspicion.difference import SHARES, agreement, base_points, finding
 
 SOURCES = 40
 """Sources that are looked at: enough for a median, and for one row in ten."""
