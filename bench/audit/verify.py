@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bench.audit.verify_nodes import Recheck, Verification
+from bench.audit.verify_rechecks import check_rechecks
 from bench.audit.verify_rows import Mode
 from bench.base.files import file_hash, read_json
 from bench.base.json_changes import changes
@@ -48,6 +49,7 @@ def verify(run: FinishedRun, render: Render, device: str, data: DataSettings) ->
     with _as_a_worker():
         models = Rebuilder(settings)
         recheck = Recheck(run, models, _mode(run, settings))
+        check_rechecks(run, settings, recheck.result)
         found = recheck.check()
     _check_plan(run, found, bool(recheck.other_code))
     _check_rows(run, found, lambda: collect(run.plan, recheck.data, run.folder))

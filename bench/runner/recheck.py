@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from bench.evidence.cells import Evidence
 from bench.evidence.folder import RunFolder
 from bench.measure.logits import read
 from bench.measure.query import ask, differs
-from bench.plan.graph import Plan
+from bench.plan.graph import Node, Plan
 from bench.plugins.code_hash import source_hash
 from bench.runner.processes import Answer, LocalExecutor
 from bench.runner.rebuild import Rebuilder
@@ -37,12 +36,12 @@ def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor) -> None:
     Models that declare themselves stochastic answer otherwise every time, and are left out. What
     was asked before about the same evidence is not asked again.
     """
-    waiting: dict[str, tuple[str, Future[Answer[dict[str, int]]]]] = {}
+    waiting: dict[str, tuple[Document, Future[Answer[dict[str, int]]]]] = {}
     for fit in plan.of("fit"):
-        cells = _done(plan, folder, fit.id)
-        if not cells or fit.defense().stochastic:
+        cells = rechecked(plan, folder, fit)
+        if not cells:
             continue
-        key = digest({"cells": cells, "source": source_hash(answers)})
+        key = key_of(cells)
         path = folder.recheck(fit.id)
         try:
             stands = read_json(path)["key"] == key
@@ -82,11 +81,21 @@ def answers(settings: Settings, fit: str, cells: Sequence[str]) -> dict[str, int
     return found
 
 
-def _done(plan: Plan, folder: RunFolder, fit: str) -> Mapping[str, Any]:
-    """Return the checksums of the finished cells of a model, by id."""
+def key_of(cells: Mapping[str, Document]) -> Document:
+    """Return what asking again about these cells depends on: their evidence, and our code."""
+    return {"cells": digest(dict(cells)), "source": source_hash(answers)}
+
+
+def rechecked(plan: Plan, folder: RunFolder, fit: Node) -> Mapping[str, Document]:
+    """Return the checksums of the cells that a model is asked about again, by id.
+
+    Its finished ones; none where it declares itself stochastic.
+    """
     found: dict[str, Document] = {}
+    if fit.defense().stochastic:
+        return found
     for node in plan.of("cell"):
-        if node.needs["model"] != fit:
+        if node.needs["model"] != fit.id:
             continue
         evidence = Evidence(folder, "cell", node.id)
         try:
