@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.base.types import DataInfo, Document, Flag, Norm, Suspicions, ThreatModel
-from bench.evidence.cells import Trial
+from bench.evidence.cells import NOTHING_LEFT, SETTLED, Trial
 from bench.evidence.records import smallest
 from bench.plan.matrix import MatrixConfig, parse_matrix
 from bench.plan.panel import Entry, Panel
 from bench.plugins import discovery as doors
 from bench.plugins import registry
-from bench.runner.schedule import too_little
 from bench.verdict.ranking import rank_ranges
 from bench.verdict.survivors import Subject
 from bench.verdict.verdict_rows import Model, verdict_rows
@@ -286,7 +285,8 @@ def test_a_closer_that_had_too_little_left_is_no_gap_and_one_that_failed_is() ->
         ]
         return rows(config, undefended, replace(base, trials=trials))["twin", 0.2]
 
-    assert ended("skipped", too_little(4))["verdict"] == "holds (one seed)"
+    for needless in (NOTHING_LEFT, f"{NOTHING_LEFT}: 4 sources stand", SETTLED):
+        assert ended("skipped", needless)["verdict"] == "holds (one seed)"
     assert ended("failed", "RuntimeError: boom")["rule"] == 1
 
 
