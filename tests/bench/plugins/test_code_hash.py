@@ -113,3 +113,79 @@ def test_a_class_named_in_an_annotation_alone_does_not_count(hash_of) -> None:
 def test_digest_ignores_the_order_of_keys() -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+IMPORTS = {
+    "import": "import nb_helper\n\ndef run():\n    return nb_helper.value()\n",
+    "from": "from nb_helper import value\n\ndef run():\n    return value()\n",
+    "star": "from nb_helper import *\n\ndef run():\n    return value()\n",
+    "alias": "import nb_helper as other\n\ndef run():\n    return getattr(other, 'value')()\n",
+    "try": "try:\n    import nb_helper\nexcept ImportError:\n    pass\n\ndef run(): ...\n",
+    "late": "def run():\n    from nb_helper import value\n    return value()\n",
+    "package": "import nb_package.deep\n\ndef run():\n    return nb_package.deep.value()\n",
+    "relative": "from nb_package import near\n\ndef run():\n    return near.value()\n",
+    "through": "import nb_middle\n\ndef run():\n    return nb_middle.value()\n",
+}
+FILES = {
+    "nb_helper.py": "def value():\n    return 1\n",
+    "nb_middle.py": "from nb_helper import value\n",
+    "nb_package/__init__.py": "",
+    "nb_package/deep.py": "def value():\n    return 1\n",
+    "nb_package/near.py": "from .deep import value\n",
+}
+
+
+@pytest.fixture
+def file_hash_of(tmp_path: Path):
+    """The hash of ``run`` of a plugin file, as a process that imports it now computes it."""
+    from bench.plugins.discovery import import_plugin
+
+    path, modules = list(sys.path), set(sys.modules)
+
+    def forget() -> None:
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        _parse.cache_clear()
+        source_hash.cache_clear()
+
+    def hashed() -> str:
+        forget()
+        return source_hash(import_plugin(str(tmp_path / "plugin.py")).run)
+
+    yield hashed
+    forget()
+
+
+@pytest.mark.parametrize("how", IMPORTS)
+def test_what_a_plugin_file_imports_from_its_folder_counts(how, tmp_path, file_hash_of) -> None:
+    (tmp_path / "nb_package").mkdir()
+    for name, text in {**FILES, "plugin.py": IMPORTS[how]}.items():
+        (tmp_path / name).write_text(text)
+    first = file_hash_of()
+    assert file_hash_of() == first
+    (tmp_path / "unrelated.py").write_text("x = 1\n")
+    for name in ("nb_helper.py", "nb_package/deep.py"):
+        (tmp_path / name).write_text(f'"""Docs."""\n{FILES[name]}# a comment\n')
+    assert file_hash_of() == first
+    for name in ("nb_helper.py", "nb_package/deep.py"):
+        (tmp_path / name).write_text(FILES[name].replace("1", "2"))
+    assert file_hash_of() != first
+
+
+def test_a_file_counts_as_it_was_imported(tmp_path, file_hash_of) -> None:
+    from bench.plugins.discovery import import_plugin
+
+    for name, text in {**FILES, "plugin.py": IMPORTS["import"]}.items():
+        if "/" not in name:
+            (tmp_path / name).write_text(text)
+    first = file_hash_of()
+    module = import_plugin(str(tmp_path / "plugin.py"))
+    (tmp_path / "nb_helper.py").write_text(FILES["nb_helper.py"].replace("1", "2"))
+    (tmp_path / "plugin.py").write_text("def run(): ...\n")
+    _parse.cache_clear()
+    source_hash.cache_clear()
+    assert module.run() == 1
+    assert source_hash(module.run) == first
+    assert file_hash_of() != first
