@@ -103,7 +103,17 @@ def _initialise(settings: Settings) -> None:
     with writing(settings.run / "workers.log"):
         _redirect(settings.run / "workers.log")
     prepare_torch()
+    _use_optimizers()
     doors.load_plugins(settings.plugins)
+
+
+def _use_optimizers() -> None:
+    # The first one of its class wraps that class's step: no plugin is to be blamed for it.
+    weight = torch.zeros(1, requires_grad=True)
+    for cls in vars(torch.optim).values():
+        if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer):
+            with contextlib.suppress(Exception):  # abstract, or for matrices alone
+                cls([weight], lr=0.1)  # type: ignore[call-arg]
 
 
 def _attempt(

@@ -274,14 +274,14 @@ class Augments(bench.Defense):
 
 
 def test_a_defense_that_changes_what_is_not_its_own_fails_alone(tmp_path: Path) -> None:
-    (tmp_path / "defenses.py").write_text(DEFENSES)
+    (tmp_path / "changers.py").write_text(DEFENSES)
     tables = "".join(f'[[defense]]\nname = "{n}"\n' for n in ("augments", "rounds", "counts"))
-    own = 'recipe = "smoke"\nsources = 30\n'
+    head = 'recipe = "smoke"\nsources = 30\n'
     plain = '[[defense]]\nname = "undefended"\n[[defense]]\nname = "label_smoothing"\n'
-    (tmp_path / "plain.toml").write_text(f'name = "plain"\n{own}{plain}{AFTER}')
+    (tmp_path / "plain.toml").write_text(f'name = "plain"\n{head}{plain}{AFTER}')
     # The one that adds noise comes first, and the others learn in its process.
-    (tmp_path / "mixed.toml").write_text(f'name = "mixed"\n{own}{tables}{plain}{AFTER}')
-    mixed = run(tmp_path, "mixed", "--workers", "1", "--plugin", "defenses.py", status=1)
+    (tmp_path / "mixed.toml").write_text(f'name = "mixed"\n{head}{tables}{plain}{AFTER}')
+    mixed = run(tmp_path, "mixed", "--workers", "1", "--plugin", "changers.py", status=1)
     assert mixed["augments", "pgd"]["status"] == "failed"
     assert "defense 'augments' changes the data set" in mixed["augments", "pgd"]["reason"]
     assert "changes its input in place" in mixed["rounds", "pgd"]["reason"]
@@ -342,9 +342,10 @@ def test_code_that_is_rewritten_meanwhile_is_not_the_key_of_what_ran(tmp_path: P
     (tmp_path / "code.py").write_text(CODE)
     matrix = 'name = "m"\nrecipe = "smoke"\nsources = 30\n[[defense]]\nname = "rewrites"\n'
     (tmp_path / "m.toml").write_text(matrix + '[[attack]]\nname = "moves"\n')
-    first = run(tmp_path, "m", "--plugin", "code.py")["rewrites", "moves"]
+    args = ("--plugin", "code.py", "--workers", "1")
+    first = run(tmp_path, "m", *args)["rewrites", "moves"]
     old = read_json(tmp_path / "m" / "cells" / f"{first['id']}.json")["key"]["attack_source"]
-    second = run(tmp_path, "m", "--plugin", "code.py")["rewrites", "moves"]
+    second = run(tmp_path, "m", *args)["rewrites", "moves"]
     new = read_json(tmp_path / "m" / "cells" / f"{second['id']}.json")["key"]["attack_source"]
     assert old != new
     assert first["success_rate"] == 0.0
