@@ -87,7 +87,7 @@ class LocalExecutor:
         except OSError as error:  # no process, no pipe, no room for either
             value, reason, stays = None, f"no worker process: {reason_of(error)}", False
         if process is not None and (once or not stays):
-            process.end()
+            process.end(gently=stays)
             self._living.discard(process)
         elif process is not None:
             self._idle.append(process)
@@ -124,7 +124,7 @@ class LocalExecutor:
                 process.kill()
         self._threads.shutdown(cancel_futures=kind is not None)
         for process in list(self._living):
-            process.end()
+            process.end(gently=kind is None)
 
 
 class _EndedError(Exception):
@@ -207,11 +207,13 @@ class _Process:
         """End it at once; whoever waits for its answer is told."""
         self._process.kill()
 
-    def end(self) -> None:
-        """End it and free what it held here."""
+    def end(self, gently: bool = False) -> None:
+        """End it and free what it held here; ``gently``: let one that waits clean up before."""
+        self._connection.close()
+        if gently:
+            self._process.join(2)
         self.kill()
         self._process.join()
-        self._connection.close()
 
 
 def _context(device: str) -> Any:

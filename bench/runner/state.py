@@ -121,7 +121,8 @@ def _python_settings() -> dict[str, Any]:
         "import path": list(sys.path),
         "standard streams": (sys.stdin, sys.stdout, sys.stderr),
         "garbage collector": (gc.isenabled(), gc.get_threshold()),
-        "threads": threading.active_count(),
+        # But for the one that progress bars of tqdm share, which touches nothing else.
+        "threads": sum(type(t).__name__ != "TMonitor" for t in threading.enumerate()),
         "locale": locale.setlocale(locale.LC_ALL),
     }
 
