@@ -1,7 +1,7 @@
 """The Jacobian-based saliency map attack (JSMA), exact and in batches.
 
 Papernot et al. 2016, "The Limitations of Deep Learning in Adversarial Settings", arXiv
-1511.07528, algorithm 3, with the variants that `attacks/saliency.py` names. Greedy: each step
+1511.07528, algorithm 3, with the variants that `attacks/jsma/saliency.py` names. Greedy: each step
 adds theta to the pair of features with the best saliency score, until the target is reached.
 """
 

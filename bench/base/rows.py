@@ -324,8 +324,8 @@ FILES: dict[str, type] = {
 """What each object of a file is."""
 
 PARTS: tuple[type, ...] = (
-    ThreatRow, FlagRow, PairedRow, BinRow, SensitivityRow, GradientsRow, SeedRow, BreakerRow,
-    CurveRow, SideRow,
+    ThreatRow, FlagRow, PairedRow, BinRow, SensitivityRow, GradientsRow, SuspicionRow, RecheckRow,
+    SeedRow, BreakerRow, CurveRow, SideRow,
 )  # fmt: skip
 """What the objects hold in turn."""
 

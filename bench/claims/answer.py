@@ -17,6 +17,7 @@ from bench.evidence.cells import Trial, read_trials
 from bench.evidence.finished_run import FinishedRun
 from bench.evidence.records import alone, correct, relative_distance, smallest, within
 from bench.verdict.rates import effective_trials, wilson
+from bench.verdict.rule import SETTLED
 
 Word = Literal["supported", "refuted", "inconclusive"]
 
@@ -319,6 +320,7 @@ def _hits(
     rows = records[records["sample_id"].isin(ids).to_numpy()]
     if not targeted:
         return within(smallest(rows, ids, threat, info.shape), threat)[:, None]
+    rows = rows[(rows["status"] == "attacked").to_numpy()]  # what was only seen has no target
     distance = relative_distance(rows, threat, info.shape).to_numpy(np.float64)
     reached = rows["success"] & within(distance, threat)
     table = pd.crosstab(rows["sample_id"], rows["target"], values=reached, aggfunc="max")
@@ -334,7 +336,11 @@ def _doubts(run: FinishedRun, model: ModelRow, trials: Sequence[Trial]) -> list[
     flags = [flag for row in mine for flag in row["flags"]]
     flags += [flag for trial in trials for flag in trial.row["flags"]]
     raised = sorted({flag["id"] for flag in flags if warns(flag)})
+    moved = max((s.get("unsettled", 0.0) for s in seeds if s["model"] == model["id"]), default=0.0)
     open_flags = {name: why for row in mine for name, why in row["not_evaluated"].items()}
-    return [f"flag {name}" for name in raised] + [
-        f"{name} was not evaluated: {why}" for name, why in sorted(open_flags.items())
-    ]
+    converged = [] if moved < SETTLED else [f"not converged (moved {100 * moved:.0f} points)"]
+    return (
+        converged
+        + [f"flag {name}" for name in raised]
+        + [f"{name} was not evaluated: {why}" for name, why in sorted(open_flags.items())]
+    )
