@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,9 +84,11 @@ def rejudge_cell(node: str, subject: Subject, stored: pd.DataFrame, x_adv: Tenso
     info, mode, draws = subject.info, subject.mode, subject.draws
     clean = ask(subject.anew(), sources.x, info.classes, sources.seed, draws)
     chosen = choose_attempts(clean, sources, attack.targets, info.classes)
-    attempts = _stored_attempts(stored, sources, info.classes)
     if mode == "exact":
-        attempts = chosen.with_seen(attempts.source[attempts.seen])
+        seen = _stored_attempts(stored[stored["status"] == "seen"], sources, info.classes)
+        attempts = chosen.with_seen(seen.source)
+    else:
+        attempts = _stored_attempts(stored, sources, info.classes)
     if not len(stored) == len(x_adv) == len(attempts.source):
         raise DamagedError(
             f"{len(stored)} records and {len(x_adv)} inputs stand for {len(attempts.source)} "
@@ -202,9 +205,9 @@ def _reported(records: pd.DataFrame) -> pd.DataFrame:
 def _stored_attempts(stored: pd.DataFrame, sources: Sources, classes: int) -> Attempts:
     place = {int(sample): row for row, sample in enumerate(sources.ids.tolist())}
     try:
-        source = torch.tensor([place[int(sample)] for sample in stored["sample_id"]])
-        target = torch.tensor([int(value) for value in stored["target"]])
-        code = torch.tensor([STATUSES.index(status) for status in stored["status"]])
+        source = _integers(place[int(sample)] for sample in stored["sample_id"])
+        target = _integers(int(value) for value in stored["target"])
+        code = _integers(STATUSES.index(status) for status in stored["status"])
     except (KeyError, ValueError, TypeError) as error:
         raise DamagedError(f"the stored attempts fit no source: {error}") from error
     if len(target) and not NO_TARGET <= int(target.min()) <= int(target.max()) < classes:
@@ -213,6 +216,10 @@ def _stored_attempts(stored: pd.DataFrame, sources: Sources, classes: int) -> At
     return Attempts(
         source.to(device), target.to(device), (code == 1).to(device), (code == 2).to(device)
     )
+
+
+def _integers(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)  # without a type, none would be floats
 
 
 def _named(attempts: Attempts, sources: Sources) -> list[tuple[int, int]]:
