@@ -89,7 +89,7 @@ def test_the_three_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
     exec(block("python", "bench.evaluate"), names)
     shown = capsys.readouterr().out
     assert "jsma" in shown
-    assert "fgsm" in shown
+    assert "pgd" in shown
 
 
 def test_the_tables_of_the_readme_are_the_published_ones() -> None:

@@ -76,9 +76,9 @@ def _built(network: Network, data: Dataset) -> nn.Module:
 def _model_checks(checks: Checks, model: nn.Module, data: Dataset, stochastic: bool) -> bool:
     x = data.test.x[:ROWS].clone()
     ask = partial(predict, model, classes=data.info.classes)
-    if not checks.run("logits", lambda: _logits(ask(x.clone()))):
-        return False
     if not checks.run("forward", lambda: _forward(model, x)):
+        return False
+    if not checks.run("logits", lambda: _logits(ask(x.clone()))):
         return False
     if not stochastic:
         checks.run("repeated query", lambda: _close(ask(x), ask(x), "two queries differ"))

@@ -11,7 +11,7 @@ import pytest
 
 from bench.base.files import read_json
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.xdist_group("isolation")]
 ROOT = Path(__file__).parents[3]
 
 Rows = dict[tuple[str, str], dict[str, Any]]
