@@ -15,7 +15,7 @@ from bench.runner.worker import reason_of
 
 
 def check_rechecks(run: FinishedRun, settings: Settings, found: Verification) -> None:
-    """Ask every model on all inputs of its cells; to be called before any of them was asked.
+    """Ask every model on inputs of all its cells; to be called before any of them was asked.
 
     For what a model might keep outside of itself, it must not find in this process.
     """

@@ -1,4 +1,4 @@
-"""Every model asked once more, in a process that has seen nothing, on all inputs of its cells.
+"""Every model asked once more, in a process that has seen nothing, on inputs of all its cells.
 
 A cell's judge is a new instance, but its process has trained, attacked and asked before: what a
 model keeps outside of itself, in its class, a module or a file, it could find again there.
@@ -27,7 +27,10 @@ from bench.runner.task import Settings
 from bench.suspicion.bare import ask_bare
 
 SEED = 20
-"""Of the order in which the inputs are asked."""
+"""Of which inputs are asked, and in which order."""
+
+ROWS = 2000
+"""Inputs that a model is asked about, from all its cells alike: at least one of each."""
 
 
 def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor) -> None:
@@ -59,14 +62,18 @@ def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor) -> None:
 def answers(settings: Settings, fit: str, cells: Sequence[str]) -> dict[str, int]:
     """Return by cell in how many rows the model ``fit`` now answers otherwise than is recorded.
 
-    All inputs of the ``cells`` are asked together, shuffled, before a record is read; then another
+    Inputs of all ``cells`` are asked together, shuffled, before a record is read; then another
     instance is asked as a user would, with nothing of the harness in sight.
     """
     models = Rebuilder(settings)
     evidence = [Evidence(models.folder, "cell", cell) for cell in cells]
-    inputs = [
-        read_tensors(models.folder.files("cell", item.id)["inputs"])["x_adv"] for item in evidence
-    ]
+    share = -(-ROWS // len(cells))
+    inputs, chosen = [], []
+    for item in evidence:
+        x_adv = read_tensors(models.folder.files("cell", item.id)["inputs"])["x_adv"]
+        rows = np.random.RandomState(SEED).permutation(len(x_adv))[:share]
+        inputs.append(x_adv[torch.from_numpy(rows)])
+        chosen.append(rows)
     _, model = models.load_model(fit)
     x = torch.cat(inputs).to(models.device)
     info = models.info(fit)
@@ -74,8 +81,8 @@ def answers(settings: Settings, fit: str, cells: Sequence[str]) -> dict[str, int
     here = torch.split(ask(model, x, info.classes, SEED), sizes)
     bare = torch.split(ask_bare(models.load_model(fit)[1], x), sizes)
     found = {}
-    for item, *said in zip(evidence, here, bare, strict=True):
-        stored = torch.from_numpy(np.ascontiguousarray(read(item.records())))
+    for item, rows, *said in zip(evidence, chosen, here, bare, strict=True):
+        stored = torch.from_numpy(np.ascontiguousarray(read(item.records())[rows]))
         other = torch.stack([differs(stored, logits.cpu()) for logits in said])
         found[item.id] = int(other.any(dim=0).sum())
     return found
