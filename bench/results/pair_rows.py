@@ -17,6 +17,7 @@ import pandas as pd
 from bench.base.fingerprint import digest
 from bench.base.json_changes import ABSENT
 from bench.base.types import DataInfo, Document, Spec, UserError
+from bench.evidence.cells import waived
 from bench.measure.logits import order_agreement, read
 from bench.plan.matrix import MatrixConfig
 from bench.plan.panel import REFERENCE, Panel
@@ -246,7 +247,7 @@ def complete(model: Model, panel: Panel) -> bool:
     attacks of which none changed anything.
     """
     under = [trial for trial in model.trials if trial.row["threat"]["norm"] == panel.norm]
-    finished = all(trial.records is not None for trial in under)
+    finished = all(trial.records is not None or waived(trial.row) for trial in under)
     return finished and any(trial.trouble() is None for trial in under)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from bench.base.rows import Results
+from bench.evidence.cells import waived
 from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
 from leaderboard.findings.finding import Finding
@@ -48,7 +49,7 @@ def findings(results: Results, environment: dict[str, Any], drawn: Collection[st
     ``drawn``: the names of the figures that are there.
     """
     found = [finding for of in FINDINGS if (finding := of(results)) is not None]
-    missing = [row for row in results.cells if row["status"] != "done"]
+    missing = [row for row in results.cells if row["status"] != "done" and not waived(row)]
     return page(
         "findings.md.j2",
         findings=found,
