@@ -7,8 +7,9 @@ climbed stands in ``attacks.kit.losses``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from attacks.kit.ball import (
 )
 from attacks.kit.draws import row_streams, sample_streams
 from attacks.kit.losses import LOSSES, Output, defined
-from attacks.kit.model import Model
+from attacks.kit.model import Model, chunks
 from attacks.kit.view import View
 from bench.base.types import Targets, ThreatModel
 from bench.measure.at_rest import at_rest
@@ -36,6 +37,12 @@ MOMENTUM = 0.75
 
 RHO = 0.75
 """The share of a window's steps that have to raise the loss, or the step size is halved."""
+
+Climb = tuple[int, Tensor | None]
+"""One climb of every row: the draw of its start, and the class of each that it aims at."""
+
+TOGETHER = 8
+"""Climbs of a row that are made side by side, once the first of them has failed."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,8 @@ def apgd(  # noqa: PLR0913 - the public signature: every parameter of the attack
         eps: radius in input units, in (0, 1] for "linf", positive for "l2".
         norm: "linf" steps along the sign of the gradient, "l2" along its direction.
         steps: gradient steps of each climb.
-        restarts: how often the attack runs; each climb attacks the rows that still stand.
+        restarts: how often the attack runs. The first climb of all is made alone, the further ones
+            up to eight at once: a row leaves as soon as one of them is at its goal.
         output: what is differentiated, a key of `attacks.kit.losses.LOSSES`; "margin" stands in
             for a DLR that the model has too few classes for.
         runners_up: in each restart, one climb towards each of so many wrong classes, those of the
@@ -116,10 +124,10 @@ def apgd(  # noqa: PLR0913 - the public signature: every parameter of the attack
         search = _Search(view, eps, norm, steps, output, seed, row_streams(x, streams))
         found = _Found(view.clean)
         aims = _runners_up(view, runners_up, size) if runners_up and len(x) else [view.target]
-        for draw in range(restarts * len(aims)):
+        for group in _groups(list(enumerate(aims * restarts))):
             standing = (~found.success).nonzero().squeeze(1)
-            for rows in torch.split(standing, size) if len(standing) else ():
-                _climb(search, rows, aims[draw % len(aims)], draw, found)
+            for rows in chunks(standing, max(1, size // len(group))):
+                _climb(search, rows, group, found)
     return APGDResult(found.x_adv.view_as(x), found.success, found.iterations, found.zero_gradients)
 
 
@@ -148,18 +156,21 @@ class _Search:
     seed: int
     streams: Tensor
 
-    def start(self, rows: Tensor, draw: int) -> Tensor:
-        """Return a random point of the ball of each row."""
+    def start(self, rows: Tensor, draws: Sequence[int]) -> Tensor:
+        """Return a random point of the ball for each climb of each row, (climbs, features)."""
         clean, streams = self.view.clean[rows], self.streams[rows]
-        return random_point(clean, self.eps, self.norm, self.seed, draw, streams)
+        points = [
+            random_point(clean, self.eps, self.norm, self.seed, draw, streams) for draw in draws
+        ]
+        return torch.stack(points, dim=1).flatten(0, 1)
 
     def look(self, points: Tensor, rows: Tensor, aim: Tensor | None) -> tuple[Tensor, ...]:
-        """Return margin, loss (rows,) and gradient, away from y or towards ``aim`` (batch,)."""
-        y, towards = self.view.y[rows], None if aim is None else aim[rows]
+        """Return margin, loss and gradient of ``points``, away from y or towards ``aim``."""
+        y = self.view.y[rows]
 
         def climbed(logits: Tensor) -> Tensor:
             output = defined(self.output, logits.shape[1], targeted=aim is not None)
-            return LOSSES[output](logits, y, towards)
+            return LOSSES[output](logits, y, aim)
 
         logits, loss, gradient = self.view.climb(points, climbed)
         loss = torch.where(loss.isnan(), -torch.inf, loss)
@@ -175,9 +186,15 @@ class _Search:
 
 @dataclass
 class _At:
-    """Where a climb stands, one entry a row; ``row``: which of the batch it is."""
+    """Where climbs stand, one entry a climb, those of a row one behind the other.
+
+    ``row``: which of the batch it is; ``aim``: the class that it climbs to, or None; ``nearest``:
+    the visited point of the largest ``margin`` to the goal; ``flat``: how many of its gradients
+    were zero everywhere.
+    """
 
     row: Tensor
+    aim: Tensor | None
     clean: Tensor
     point: Tensor
     previous: Tensor
@@ -190,14 +207,17 @@ class _At:
     length: Tensor
     rises: Tensor
     halved: Tensor
+    nearest: Tensor
+    margin: Tensor
+    flat: Tensor
 
     @classmethod
-    def first(
-        cls, search: _Search, rows: Tensor, point: Tensor, loss: Tensor, gradient: Tensor
-    ) -> _At:
+    def first(cls, search: _Search, rows: Tensor, aim: Tensor | None, point: Tensor) -> _At:
         """Stand at a start, with a step as long as the ball is wide."""
+        margin, loss, gradient = search.look(point, rows, aim)
         return cls(
             row=rows,
+            aim=aim,
             clean=search.view.clean[rows],
             point=point,
             previous=point,
@@ -210,11 +230,22 @@ class _At:
             length=point.new_full((len(rows), 1), 2 * search.eps),
             rises=torch.zeros_like(rows),
             halved=torch.zeros_like(rows, dtype=torch.bool),
+            nearest=point,
+            margin=margin.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf),
+            flat=torch.zeros_like(rows),
         )
 
-    def rows(self, going: Tensor) -> _At:
-        """Return some of the rows."""
-        return _At(*(getattr(self, field.name)[going] for field in fields(self)))
+    def only(self, going: Tensor) -> _At:
+        """Return some of the climbs."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        kept: list[Any] = [None if value is None else value[going] for value in values]
+        return _At(*kept)
+
+    def look(self, point: Tensor, margin: Tensor) -> None:
+        """Keep the points that are nearer to their goals than all before."""
+        nearer = margin > self.margin  # never where it is NaN
+        self.nearest = torch.where(nearer[:, None], point, self.nearest)
+        self.margin = torch.where(nearer, margin, self.margin)
 
     def move(self, point: Tensor, loss: Tensor, gradient: Tensor) -> None:
         """Take a step to ``point``, and keep it if it is the best."""
@@ -252,43 +283,57 @@ class _Found:
         """Where the goal holds with a strict margin, (batch,) bool."""
         return self.margin > 0
 
-    def keep(self, rows: Tensor, points: Tensor, margin: Tensor) -> Tensor:
-        """Keep ``points`` of a larger margin; return the positions of those not at their goal."""
-        before = self.margin[rows]
-        better = margin.double() > before  # never where it is NaN
-        self.margin[rows] = torch.where(better, margin.double(), before)
-        self.x_adv[rows] = torch.where(better[:, None], points, self.x_adv[rows])
-        return (~(margin > 0)).nonzero().squeeze(1)
+    def keep(self, at: _At, climbs: int, steps: int) -> None:
+        """Keep what ``climbs`` a row have found and counted in ``steps`` of each."""
+        rows = at.row[::climbs]
+        margin, place = at.margin.view(-1, climbs).max(dim=1)
+        nearest = at.nearest[torch.arange(len(rows), device=rows.device) * climbs + place]
+        better = margin.double() > self.margin[rows]
+        self.margin[rows[better]], self.x_adv[rows[better]] = (
+            margin[better].double(),
+            nearest[better],
+        )
+        self.iterations[rows] += climbs * steps
+        self.zero_gradients[rows] += at.flat.view(-1, climbs).sum(dim=1)
 
-    def count(self, rows: Tensor, gradient: Tensor) -> None:
-        """Count a step of ``rows``, and those among them whose gradient is zero everywhere."""
-        self.iterations[rows] += 1
-        self.zero_gradients[rows] += ~gradient.any(dim=1)
 
+def _climb(search: _Search, rows: Tensor, group: list[Climb], found: _Found) -> None:
+    """Run algorithm 1 for ``rows`` once for each draw and aim of a ``group``, side by side.
 
-def _climb(search: _Search, rows: Tensor, aim: Tensor | None, draw: int, found: _Found) -> None:
-    """Run algorithm 1 once for ``rows``; those that reach their goal leave at once."""
-    checks = checkpoints(search.steps)
-    point = search.start(rows, draw)
-    margin, loss, gradient = search.look(point, rows, aim)
-    at = _At.first(search, rows, point, loss, gradient)
-    at = at.rows(found.keep(rows, point, margin))
-    for step in range(1, search.steps + 1):
-        if not len(at.row):
+    A row leaves at once where one of its climbs reaches its goal.
+    """
+    checks, climbs = checkpoints(search.steps), len(group)
+    aims = [aim[rows] for _, aim in group if aim is not None]
+    aim = torch.stack(aims, dim=1).flatten() if aims else None
+    point = search.start(rows, [draw for draw, _ in group])
+    at = _At.first(search, rows.repeat_interleave(climbs), aim, point)
+    for step in range(search.steps + 1):
+        done = (at.margin > 0).view(-1, climbs).any(dim=1)
+        if step == search.steps:
+            found.keep(at, climbs, step)
             return
-        found.count(at.row, at.gradient)
-        point = search.step(at, MOMENTUM if step > 1 else 1.0)
-        if step == search.steps:  # there is nowhere to go on to: a look without a gradient
-            logits = search.view.logits(point)
-            found.keep(at.row, point, search.view.margin(logits, at.row))
-            return
-        margin, loss, gradient = search.look(point, at.row, aim)
-        going = found.keep(at.row, point, margin)
+        if bool(done.any()):
+            done = done.repeat_interleave(climbs)
+            found.keep(at.only(done), climbs, step)
+            at = at.only(~done)
+            if not len(at.row):
+                return
+        at.flat += ~at.gradient.any(dim=1)
+        point = search.step(at, MOMENTUM if step else 1.0)
+        if step == search.steps - 1:  # there is nowhere to go on to: a look without a gradient
+            at.look(point, search.view.margin(search.view.logits(point), at.row))
+            continue
+        margin, loss, gradient = search.look(point, at.row, at.aim)
+        at.look(point, margin)
         at.move(point, loss, gradient)
-        if step in checks:
-            at.check(checks[step])
-        if len(going) < len(at.row):
-            at = at.rows(going)
+        if step + 1 in checks:
+            at.check(checks[step + 1])
+
+
+def _groups(climbs: list[Climb]) -> list[list[Climb]]:
+    """Return the first climb, on which most rows fall, and the others as many as fit together."""
+    later = range(1, len(climbs), TOGETHER)
+    return [climbs[:1], *(climbs[first : first + TOGETHER] for first in later)]
 
 
 def _runners_up(view: View, count: int, size: int) -> list[Tensor | None]:

@@ -23,8 +23,9 @@ from attacks.kit.ball import (
     random_point,
 )
 from attacks.kit.l0_budget import PAPER_GAMMA, L0Budget
-from attacks.kit.losses import behind, reached, unanswered
-from attacks.kit.model import chunks, widened
+from attacks.kit.losses import unanswered
+from attacks.kit.model import chunks
+from attacks.kit.view import View
 from bench.base.types import Norm, Targets, ThreatModel
 from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Attack, AttackContext, Perturbation
@@ -94,20 +95,20 @@ class Noise(Attack):
         """Draw for all rows; each sample has a random stream of its own."""
         check_inputs(x, y, target, context.sample_ids)
         ids = draws.sample_streams(context.sample_ids, target, context.info.classes)
-        streams, clean = draws.row_streams(x, ids), x.flatten(1)
+        streams = draws.row_streams(x, ids)
         size = self.chunk or default_chunk(x)
-        best = clean.clone()
-        score = clean.new_full((len(x),), -torch.inf)
         tries = torch.zeros_like(streams)
         rows, done = torch.arange(len(x), device=x.device), torch.zeros_like(y, dtype=torch.bool)
         with torch.no_grad(), at_rest(model):
+            view = View(model, x, y, target)
+            best, score = view.clean.clone(), view.clean.new_full((len(x),), -torch.inf)
             for draw in range(self.draws):
                 for part in chunks(rows, size):
-                    point = self._point(clean[part], context.seed, draw, streams[part])
-                    logits = widened(model(point.view(-1, *x.shape[1:])))
+                    point = self._point(view.clean[part], context.seed, draw, streams[part])
+                    logits = view.logits(point)
                     goal = None if target is None else target[part]
-                    done[part] = reached(logits, y[part], goal)
-                    gain = behind(logits, y[part]) if goal is None else -behind(logits, goal)
+                    gain = view.margin(logits, part)
+                    done[part] = gain > 0
                     lost = unanswered(logits, y[part], goal)
                     gain = gain.masked_fill(lost, torch.inf).to(score.dtype)
                     if self.access == "decisions":  # the first stays, until one reaches the goal
@@ -133,6 +134,6 @@ class Noise(Attack):
         features = x.shape[1]
         budget = L0Budget.of(self).steps((features,))
         order, values = draws.uniform(seed, draw, streams, 2 * features).chunk(2, dim=1)
-        chosen = order.argsort(1)[:, :budget]
+        chosen = order.topk(budget, dim=1).indices
         values = values.round() if self.values == "extreme" else values
         return x.scatter(1, chosen, values.gather(1, chosen).to(x.dtype))

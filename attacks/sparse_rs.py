@@ -7,7 +7,8 @@ sampling distribution. It sees scores only: no gradient is taken.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,7 +40,10 @@ SCHEDULE = (
 LAST_DIVISOR = 20
 
 BLOCK = 1 << 10
-"""Random numbers drawn at once for each row, at most: enough that calls do not count."""
+"""Random numbers drawn at once for each search, at most: enough that calls do not count."""
+
+APART = 1 << 40
+"""Between the random streams of a row's searches: more than there are samples and targets."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class SparseRSResult:
 
     `x_adv`: the shape and dtype of x; where nothing succeeded, the input of least loss.
     `success`: bool, the goal holds with a strict margin. `features_changed`: int64, features (or
-    pixels) of x_adv that differ from x. `queries`: int64, inputs of this row that the search
+    pixels) of x_adv that differ from x. `queries`: int64, inputs of this row that its searches
     gave to the model.
     """
 
@@ -65,8 +69,10 @@ class SparseRs(Attack):
     ``gamma``: largest fraction of features, in (0, 1]: k = floor(gamma d + 1e-9).
     ``max_features``: k itself, instead: all features, if it exceeds their number. Without either,
     ``gamma`` is 0.145, as for ``jsma``.
-    ``queries``: inputs of a row that are tried, the start included. Two more of the first row check
-    the model.
+    ``queries``: inputs of a row that each search tries, the start included. Two more of the first
+    row check the model.
+    ``restarts``: how many searches a row gets, from starts of their own, side by side; the first to
+    reach the goal ends them all.
     ``alpha_init``: alpha of the first exchanges, positive. The paper's L0 experiments take 0.3
     untargeted and 0.1 targeted.
     ``pixels``: x is (batch, C, H, W); pixels are chosen and counted, and each channel of one takes
@@ -78,6 +84,7 @@ class SparseRs(Attack):
     gamma: float | None = None
     max_features: int | None = None
     queries: int = 10_000
+    restarts: int = 1
     alpha_init: float = 0.3
     pixels: bool = False
     targets: Targets = "untargeted"
@@ -85,7 +92,7 @@ class SparseRs(Attack):
 
     def __post_init__(self) -> None:
         L0Budget.of(self)
-        check_counts(queries=self.queries, chunk=self.chunk)
+        check_counts(queries=self.queries, restarts=self.restarts, chunk=self.chunk)
         if not 0 < self.alpha_init < float("inf"):
             raise ValueError(f"alpha_init must be positive and finite, got {self.alpha_init!r}")
 
@@ -138,7 +145,7 @@ def sparse_rs(
             With one stream a row has the same search in every batch, up to floating-point
             rounding of the model.
         parameters: the fields of `SparseRs`: gamma or max_features (one of the two must be given),
-            queries, alpha_init, pixels, chunk.
+            queries, restarts, alpha_init, pixels, chunk.
 
     A row stops when the margin is strictly on the goal's side. Untargeted it also stops, without
     success, at logits that are NaN or infinite; towards a target they are no improvement.
@@ -173,10 +180,10 @@ def _search(
     found = [clean[:0], goal[:0].bool(), goal[:0]]
     with torch.no_grad(), at_rest(model):
         layout = probe(model, x.detach(), goal)
-        size = settings.chunk or default_chunk(x)
+        task = _Task(model, layout, x.shape[1:], targeted=target is not None)
+        search = _Search(settings.queries, settings.restarts, settings.alpha_init, k, seed)
+        size = max(1, (settings.chunk or default_chunk(x)) // settings.restarts)
         for rows in chunks(torch.arange(batch, device=x.device), size):
-            task = _Task(model, layout, x.shape[1:], targeted=target is not None)
-            search = _Search(settings.queries, settings.alpha_init, k, seed)
             done = _attack(task, search, clean[rows], goal[rows], streams[rows])
             found = [torch.cat(pair) for pair in zip(found, done, strict=True)]
     x_adv, success, spent = found
@@ -196,6 +203,7 @@ class _Search:
     """The settings of a search: `features` is k."""
 
     queries: int
+    restarts: int
     alpha_init: float
     features: int
     seed: int
@@ -222,122 +230,181 @@ class _Task:
         """
         logits = widened(self.model(self.layout(x.reshape(len(x), *self.shape))))
         margin = lead(logits, goal)
-        if not self.targeted:
-            lost = unanswered(logits, goal, None)
-            loss = margin.nan_to_num(nan=torch.inf, posinf=torch.inf)
-            return loss.masked_fill(lost, -torch.inf), lost | (margin < 0)
-        loss = logits.logsumexp(dim=1) - logits.gather(1, goal[:, None]).squeeze(1)
-        return loss.nan_to_num(nan=torch.inf), margin > 0
+        if self.targeted:
+            loss = logits.logsumexp(dim=1) - logits.gather(1, goal[:, None]).squeeze(1)
+            return loss.nan_to_num(nan=torch.inf), margin > 0
+        if math.isfinite(float(logits.sum())):  # every answer is one
+            return margin, margin < 0
+        lost = unanswered(logits, goal, None)
+        loss = margin.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return loss.masked_fill(lost, -torch.inf), lost | (margin < 0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _State:
-    """The best point of each row that goes on.
+    """The best point of each search that goes on: those of a row stand one behind the other.
 
-    `row`: which row of the chunk it is. `x`: (rows, channels, features). `order`: (rows,
-    features), a permutation whose first k entries are the chosen features.
+    `row`: (rows,), which rows of the chunk they are. Of each search: `clean` and `x` (searches,
+    channels, features), `goal`, `loss`, and its features, `chosen` (searches, k) and the `others`.
     """
 
     row: Tensor
+    goal: Tensor
+    clean: Tensor
     x: Tensor
     loss: Tensor
-    order: Tensor
+    chosen: Tensor
+    others: Tensor
 
-    def at(self, rows: Tensor) -> _State:
-        """Return some of the rows."""
-        return _State(self.row[rows], self.x[rows], self.loss[rows], self.order[rows])
+    def only(self, going: Tensor, searches: Tensor) -> None:
+        """Forget the rows that are done; `searches`: the same for each of their searches."""
+        self.row = self.row[going]
+        for name in ("goal", "clean", "x", "loss", "chosen", "others"):
+            setattr(self, name, getattr(self, name)[searches])
+
+    def best(self, reached: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which search of each row is at its goal, or has the least loss, and its loss."""
+        rank = self.loss.masked_fill(reached, -torch.inf).view(len(self.row), -1)
+        first = torch.arange(len(self.row), device=rank.device) * rank.shape[1]
+        search = first + rank.argmin(dim=1)
+        return self.x[search], self.loss[search]
 
 
 def _attack(
     task: _Task, search: _Search, clean: Tensor, goal: Tensor, streams: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return x_adv (rows, channels, features), success and the queries spent, of one chunk."""
-    rows, channels, features = clean.shape
-    k, widest = search.features, search.exchanged(1, features - search.features)
-    spent = torch.full_like(goal, search.queries)
-    success = torch.zeros_like(goal, dtype=torch.bool)
-    start = uniform(search.seed, 0, streams, k + channels * k)
-    order = torch.arange(features, device=clean.device).repeat(rows, 1)
-    _draw_first(order, start[:, :k])
-    x_adv = _put(clean, order[:, :k], _corners(start[:, k:], clean))
-    loss, reached = task.judge(x_adv, goal)
-    state = _State(torch.arange(rows, device=clean.device), x_adv.clone(), loss, order)
-    draws = _Draws(search.seed, streams, (2 + channels) * widest)
+    (rows, channels, features), restarts = clean.shape, search.restarts
+    spent = torch.full_like(goal, search.queries * restarts)
+    success, x_adv = torch.zeros_like(goal, dtype=torch.bool), clean.clone()
+    row = torch.arange(rows, device=clean.device)
+    goal, clean = goal.repeat_interleave(restarts), clean.repeat_interleave(restarts, 0)
+    numbers = APART * torch.arange(restarts, device=clean.device)
+    streams = (streams[:, None] + numbers).flatten()
+    start = uniform(search.seed, 0, streams, features + channels * search.features)
+    chosen, others = start[:, :features].argsort(1).tensor_split([search.features], dim=1)
+    x = _put(clean, chosen, _corners(start[:, features:], clean))
+    loss, reached = task.judge(x, goal)
+    state = _State(row, goal, clean, x, loss, chosen.clone(), others.clone())
+    moves = _Moves(search, streams, clean)
     for query in range(1, search.queries + 1):
         if bool(reached.any()):
-            done, going = state.at(reached), ~reached
-            x_adv[done.row] = done.x
-            spent[done.row], success[done.row] = query, done.loss > -torch.inf
-            state = state.at(going)
-            draws.keep(going)
+            done = reached.view(-1, restarts).any(dim=1)
+            best, loss = state.best(reached)
+            at = state.row[done]
+            x_adv[at], spent[at] = best[done], query * restarts
+            success[at] = loss[done] > -torch.inf
+            searches = ~done.repeat_interleave(restarts)
+            state.only(~done, searches)
+            moves.only(searches)
+            reached = reached[searches]
         if query == search.queries or not len(state.row):
             break
-        count = search.exchanged(query, features - k)
-        state, reached = _exchange(task, state, clean, goal, draws.next(), (k, count, widest))
-    x_adv[state.row] = state.x
+        reached = _exchange(task, state, moves.of(query))
+    if len(state.row):
+        x_adv[state.row] = state.best(reached)[0]
     return x_adv, success, spent
 
 
-def _exchange(
-    task: _Task,
-    state: _State,
-    clean: Tensor,
-    goal: Tensor,
-    numbers: Tensor,
-    sizes: tuple[int, int, int],
-) -> tuple[_State, Tensor]:
-    """Try another set of features for each row; return what is kept, and which are done."""
-    k, count, widest = sizes
-    chosen, others = state.order[:, :k], state.order[:, k:]
+@dataclass(frozen=True)
+class _Move:
+    """What the next query of each search exchanges, or with `steps` that of several.
+
+    `leave`: (searches, count) places among the chosen features, `enter`: among the others;
+    `corners`: (searches, channels, count), what enters has them. `turn`: (searches, channels, 1),
+    which of them turn where the feature has them already, or None where they may stay.
+    """
+
+    leave: Tensor
+    enter: Tensor
+    corners: Tensor
+    turn: Tensor | None
+
+
+def _exchange(task: _Task, state: _State, move: _Move) -> Tensor:
+    """Try another set of features in each search; return which are done."""
+    chosen, others = state.chosen, state.others
     if not others.shape[1]:  # all are chosen: the ones that leave come back at new corners
         others = chosen
-    _draw_first(chosen, numbers[:, :count])
-    _draw_first(others, numbers[:, widest : widest + count])
-    leave, enter = chosen[:, :count].clone(), others[:, :count].clone()
-    own = clean[state.row]
-    tried = _put(state.x, leave, own.gather(2, _spread(leave, own)))
-    corners = _corners(numbers[:, 2 * widest :], own)[:, :, :count]
-    if count == 1:
-        corners = _other(corners, state.x.gather(2, _spread(enter, own)), numbers[:, 2 * widest])
+    leave, enter = chosen.gather(1, move.leave), others.gather(1, move.enter)
+    tried = _put(state.x, leave, state.clean.gather(2, _spread(leave, state.x)))
+    corners = move.corners
+    if move.turn is not None:
+        same = (corners == state.x.gather(2, _spread(enter, state.x))).all(dim=1, keepdim=True)
+        corners = torch.where(same & move.turn, 1 - corners, corners)
     tried = _put(tried, enter, corners)
-    loss, reached = task.judge(tried, goal[state.row])
+    loss, reached = task.judge(tried, state.goal)
     better = (loss < state.loss) | reached
-    chosen[:, :count] = torch.where(better[:, None], enter, leave)
-    others[:, :count] = torch.where(better[:, None], leave, enter)
-    kept = replace(
-        state,
-        x=torch.where(better[:, None, None], tried, state.x),
-        loss=torch.where(better, loss, state.loss),
-    )
-    return kept, reached
+    kept = better[:, None]
+    chosen.scatter_(1, move.leave, torch.where(kept, enter, leave))
+    if others is not chosen:
+        others.scatter_(1, move.enter, torch.where(kept, leave, enter))
+    state.x = torch.where(kept[:, None], tried, state.x)
+    state.loss = torch.where(better, loss, state.loss)
+    return reached
 
 
-def _draw_first(order: Tensor, numbers: Tensor) -> None:
-    """Bring random entries of each row to its front: Fisher and Yates, as many as `numbers`."""
-    size = order.shape[1]
-    for place in range(numbers.shape[1]):
-        pick = place + (numbers[:, place, None] * (size - place)).long()
-        picked, first = order.gather(1, pick), order[:, place, None].clone()
-        order.scatter_(1, pick, first)
-        order[:, place, None] = picked
+class _Moves:
+    """The exchanges of each search, drawn for many queries at once: no answer has a say in them."""
+
+    def __init__(self, search: _Search, streams: Tensor, clean: Tensor) -> None:
+        self.search, self.streams, self.dtype = search, streams, clean.dtype
+        self.channels, self.free = clean.shape[1], clean.shape[2] - search.features
+        self.block, self.first, self.end = 0, 0, 0
+        self.drawn: tuple[Tensor, ...] = ()
+
+    def only(self, searches: Tensor) -> None:
+        """Forget the searches that are done."""
+        self.streams = self.streams[searches]
+        self.drawn = tuple(tensor[searches] for tensor in self.drawn)
+
+    def of(self, query: int) -> _Move:
+        """Return the exchanges of the `query`-th query."""
+        if query >= self.end:
+            self._draw(query)
+        leave, enter, corners, *turn = (one[:, query - self.first] for one in self.drawn)
+        return _Move(leave, enter, corners, turn[0] if turn else None)
+
+    def _draw(self, query: int) -> None:
+        """Draw for the next queries, as many as exchange the same number of features."""
+        count = self.search.exchanged(query, self.free)
+        width = (2 + self.channels) * count
+        most = min(query + max(1, BLOCK // width), self.search.queries)
+        self.first, self.end = query, query + 1
+        while self.end < most and self.search.exchanged(self.end, self.free) == count:
+            self.end += 1
+        steps, self.block = self.end - query, self.block + 1  # draw 0 is the start
+        numbers = uniform(self.search.seed, self.block, self.streams, steps * width)
+        numbers = numbers.view(-1, steps, 2 + self.channels, count)
+        leave = _subset(numbers[:, :, 0], self.search.features)
+        enter = _subset(numbers[:, :, 1], self.free) if self.free else leave
+        corners = (numbers[:, :, 2:] < 0.5).to(self.dtype)
+        self.drawn = (leave, enter, corners)
+        if count == 1:
+            # What a number holds below its first bit is as random, and says which channels to turn.
+            ways = 2**self.channels - 1
+            turned = 1 + ((2 * numbers[:, :, 2] % 1) * ways).long()
+            channels = torch.arange(self.channels, device=turned.device)
+            self.drawn += (((turned >> channels) & 1).bool()[..., None],)
+
+
+def _subset(numbers: Tensor, size: int) -> Tensor:
+    """Return random subsets of the first `size` integers, as large as `numbers` has columns.
+
+    Floyd's way: Bentley and Floyd 1987, *A sample of brilliance*.
+    """
+    picks: list[Tensor] = []
+    for last in range(size - numbers.shape[-1], size):
+        pick = (numbers[..., len(picks)] * (last + 1)).long()
+        for earlier in picks:
+            pick = torch.where(pick == earlier, last, pick)
+        picks.append(pick)
+    return torch.stack(picks, dim=-1)
 
 
 def _corners(numbers: Tensor, like: Tensor) -> Tensor:
     """Return a corner of the box, 0 or 1, for each number: (rows, channels, any)."""
     return (numbers < 0.5).to(like).view(len(like), like.shape[1], -1)
-
-
-def _other(corners: Tensor, current: Tensor, numbers: Tensor) -> Tensor:
-    """Return the corners (rows, channels, 1), and random other ones where they are the `current`.
-
-    `numbers`: (rows,), those that made the first channel's corners; what they hold below their
-    first bit is as random, and says which channels to turn.
-    """
-    channels = torch.arange(corners.shape[1], device=corners.device)
-    turned = 1 + ((2 * numbers % 1) * (2 ** len(channels) - 1)).long()
-    turn = ((turned[:, None] >> channels) & 1).bool()[:, :, None]
-    same = (corners == current).all(dim=1, keepdim=True)
-    return torch.where(same & turn, 1 - corners, corners)
 
 
 def _put(x: Tensor, features: Tensor, values: Tensor) -> Tensor:
@@ -347,26 +414,3 @@ def _put(x: Tensor, features: Tensor, values: Tensor) -> Tensor:
 
 def _spread(features: Tensor, x: Tensor) -> Tensor:
     return features[:, None, :].expand(-1, x.shape[1], -1)
-
-
-class _Draws:
-    """The random numbers of each query, drawn for many queries at once."""
-
-    def __init__(self, seed: int, streams: Tensor, width: int) -> None:
-        self.seed, self.streams, self.width = seed, streams, width
-        self.steps = max(1, BLOCK // width)
-        self.drawn = 0
-        self.block = streams.new_empty((len(streams), 0))
-
-    def keep(self, going: Tensor) -> None:
-        """Forget the rows that are done."""
-        self.streams, self.block = self.streams[going], self.block[going]
-
-    def next(self) -> Tensor:
-        """Return (rows, width) numbers in (0, 1)."""
-        block, step = divmod(self.drawn, self.steps)
-        if step == 0:  # draw 0 is the start
-            numbers = uniform(self.seed, block + 1, self.streams, self.steps * self.width)
-            self.block = numbers.view(-1, self.steps, self.width)
-        self.drawn += 1
-        return self.block[:, step]

@@ -132,6 +132,13 @@ def answer(logits: Tensor) -> Tensor:
     return torch.where(firm, top, torch.full_like(top, NO_ANSWER))
 
 
+def won(logits: Tensor, label: Tensor) -> Tensor:
+    """Return where ``label`` is the ``answer``, (n,) bool, for less: asked at every query."""
+    ahead = lead(logits, label) > 0
+    # A sum that is finite has finite terms; another one may only have grown too large.
+    return ahead if math.isfinite(float(logits.sum())) else ahead & logits.isfinite().all(dim=1)
+
+
 def differs(first: Tensor, second: Tensor) -> Tensor:
     """Return where two answers to the same rows, (n, classes), differ beyond rounding, (n,)."""
     if not len(first):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor as is_batched
 
 from bench.base.types import ThreatModel
-from bench.measure.query import answer, distances
+from bench.measure.query import distances, won
 
 
 class SpentError(Exception):
@@ -34,6 +34,7 @@ class Watch:
         self.backwards = 0
         self._x, self._y, self._rows = x[rows], y[rows], rows
         self._flat = self._x.flatten(1)
+        self._squares = self._flat.square().sum(dim=1)
         self._threat, self._shape = threat, shape
         self._kept: dict[int, Tensor] = {}
         self._looks = threat.budget is not None and len(rows) > 0
@@ -79,10 +80,8 @@ class Watch:
             x = inputs[0].detach().to(self._x.dtype)
             if x.shape[1:] != self._x.shape[1:] or output.dim() != 2:
                 return
-            flat = x.flatten(1)
-            squares = self._flat.square().sum(dim=1)
-            nearest = (squares - 2 * flat @ self._flat.T).argmin(dim=1)
-            wrong = answer(output.detach()) != self._y[nearest]
+            nearest = torch.addmm(self._squares, x.flatten(1), self._flat.T, alpha=-2).argmin(dim=1)
+            wrong = ~won(output.detach(), self._y[nearest])
             if not wrong.any():
                 return
             x, nearest = x[wrong], nearest[wrong]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from attacks.sparse_rs import SparseRs, share, sparse_rs
+from attacks.sparse_rs import SparseRs, _subset, share, sparse_rs
 from bench.base.types import DataInfo, ThreatModel
 from bench.plugins.contracts import AttackContext
 
@@ -138,13 +139,14 @@ def test_a_failed_row_is_the_best_that_was_tried(task: Task) -> None:
 @given(
     k=st.integers(1, 12),
     queries=st.integers(1, 12),
+    restarts=st.integers(1, 3),
     pixels=st.booleans(),
     targeted=st.booleans(),
     alpha=st.sampled_from([0.1, 0.3, 1.6]),
     seed=st.integers(0, 2**40),
 )
 def test_promises(
-    k: int, queries: int, pixels: bool, targeted: bool, alpha: float, seed: int
+    k: int, queries: int, restarts: int, pixels: bool, targeted: bool, alpha: float, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(5, 3, 2, 2, generator=generator)
@@ -152,13 +154,15 @@ def test_promises(
     net[1].weight.copy_(torch.randn(4, 12, generator=generator))
     y = net(x).argmax(1)
     target = (y + 1) % 4 if targeted else None
-    mode: dict[str, Any] = {"pixels": pixels, "alpha_init": alpha, "seed": seed}
+    mode: dict[str, Any] = {
+        "pixels": pixels, "alpha_init": alpha, "seed": seed, "restarts": restarts,
+    }  # fmt: skip
     calls: list[int] = []
     handle = net.register_forward_hook(lambda _m, i, _o: calls.append(len(i[0])))
     result = sparse_rs(net, x, y, target, max_features=k, queries=queries, **mode)
     handle.remove()
     assert sum(calls) == result.queries.sum() + 2  # the model is checked on one row, twice
-    assert result.queries.max() <= queries
+    assert result.queries.max() <= queries * restarts
     moved = result.x_adv != x
     assert ((result.x_adv == 0) | (result.x_adv == 1))[moved].all()
     units = moved.flatten(2).any(1) if pixels else moved.flatten(1)
@@ -216,6 +220,30 @@ def test_a_single_exchange_never_tries_the_value_that_is_there(pixels: bool) -> 
         moved = exchange != x
         assert moved.flatten(2).any(1).sum(1).eq(1).all() if pixels else True
         assert moved.flatten(1).any(1).all()
+
+
+def test_restarts_are_searches_of_their_own(task: Task) -> None:
+    net, x, y = task
+    alone = [
+        sparse_rs(net, x, y, max_features=2, queries=60, streams=torch.arange(60) + (place << 40))
+        for place in range(3)
+    ]
+    together = sparse_rs(net, x, y, max_features=2, queries=60, restarts=3)
+    assert torch.stack([one.success for one in alone]).any(0).equal(together.success)
+    soonest = torch.stack([one.queries for one in alone]).amin(0)
+    assert (3 * soonest).equal(together.queries)
+    assert together.success.sum() > alone[0].success.sum()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_subsets_are_uniform(count: int) -> None:
+    numbers = torch.rand(6000, 1, count, generator=torch.Generator().manual_seed(0)).double()
+    found = _subset(numbers, 5)[:, 0].sort(dim=1).values
+    assert (found.diff(dim=1) > 0).all()
+    sets, times = found.unique(dim=0, return_counts=True)
+    expected = 6000 / math.comb(5, count)
+    assert len(sets) == math.comb(5, count)
+    assert (times - expected).abs().max() < 5 * math.sqrt(expected)
 
 
 def test_the_schedule_is_the_paper_s() -> None:
