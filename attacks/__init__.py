@@ -9,6 +9,7 @@ INDEX = {
     "fmn": "attacks.fmn:FMN",
     "noise": "attacks.noise:Noise",
     "transfer": "attacks.transfer:Transfer",
+    "surrogate": "attacks.surrogate:Surrogate",
     "art": "attacks.peers.art:Art",
     "jsma_reference": "attacks.jsma.reference:JsmaReference",
     "torchattacks_jsma": "attacks.peers.torchattacks:TorchattacksJsma",

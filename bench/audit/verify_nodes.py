@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bench.audit.verify_rows import (
     Comparison,
@@ -24,11 +25,15 @@ from bench.evidence.standing import Standing
 from bench.measure.probes import training_sample
 from bench.measure.query import DRAWS, Anew, predict
 from bench.plan.graph import Node
-from bench.plugins.contracts import Attack
+from bench.plugins.contracts import Attack, Defense
 from bench.runner.keys import Keys
 from bench.runner.rebuild import Rebuilder
 from bench.runner.schedule import incompatible
-from bench.runner.worker import reason_of
+from bench.runner.worker import attacked, reason_of
+from bench.suspicion.suspect import suspect
+
+NEAR = 0.1
+"""How far a share of a model's suspicion may move on other hardware."""
 
 
 @dataclass
@@ -56,7 +61,14 @@ class Verification:
 @dataclass(frozen=True)
 class _Model:
     anew: Anew
-    stochastic: bool
+    defense: Defense
+
+    @property
+    def stochastic(self) -> bool:
+        return self.defense.stochastic
+
+    def attacked(self, module: nn.Module) -> nn.Module:
+        return attacked(self.defense, module)
 
 
 class Recheck:
@@ -112,7 +124,7 @@ class Recheck:
         except Exception as error:  # noqa: BLE001 (other people's code)
             self.result.add(fit, "model", "stored weights", f"not rebuilt: {reason_of(error)}")
             return None
-        return _Model(lambda: self.models.load_model(fit)[1], defense.stochastic)
+        return _Model(lambda: self.models.load_model(fit)[1], defense)
 
     def _node(self, node: Node, model: _Model | None) -> None:
         path = self.run.folder.document(node.kind, node.id)
@@ -134,6 +146,8 @@ class Recheck:
             found = Comparison(
                 [Difference(node.id, "records", "stored", f"not made again: {reason_of(error)}")]
             )
+        if node.kind == "probe" and mode != "stochastic":  # what is drawn is drawn otherwise
+            self._suspicion(node, document, model, mode)
         self.result.differences += found.differences
         self.result.changed += found.changed
 
@@ -235,6 +249,16 @@ class Recheck:
         except Exception:  # noqa: BLE001 (other people's code)
             return True
         return False
+
+    def _suspicion(self, node: Node, document: Document, model: _Model, mode: Mode) -> None:
+        """Suspect a model once more; on other hardware a row in ten may fall on another side."""
+        sources, scale = self.models.sources(node.document, self.data), node.document["scale"]
+        made = suspect(model.anew, model.attacked, sources.x, sources.y, scale, seed=sources.seed)
+        found = changes(document.get("suspicion"), made.document())
+        for path, (stored, new) in found.items():
+            numbers = isinstance(stored, float) and isinstance(new, float)
+            if mode == "exact" or not numbers or abs(stored - new) > NEAR:
+                self.result.add(node.id, f"suspicion: {path}", stored, new)
 
     def _rejudge(self, node: Node, model: _Model, mode: Mode) -> Comparison:
         # Without their checksums: a file that is not what its checksum says was reported above.

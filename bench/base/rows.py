@@ -235,6 +235,9 @@ class SeedRow(TypedDict):
     drop: Annotated[float | None, "naive minus worst case"]
     moved: Annotated[float | None, "by how much a greater effort lowers the worst case"]
     unsettled: NotRequired[Annotated[float, "by how much the last round of closers lowered it"]]
+    followed_up: NotRequired[
+        Annotated[int | None, "sources that only follow-ups broke, none where they were not due"]
+    ]
     broken_by: Annotated[list[BreakerRow], "who broke it, most breaks first"]
     undefended: Annotated[float | None, "worst case of the undefended network"]
     delta: Annotated[float | None, "Δ, the worst case minus the undefended network's"]

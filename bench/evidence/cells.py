@@ -81,9 +81,13 @@ SETTLED = "the round before it broke nothing"
 """Why a closer is skipped that only goes on with what others began; it is no gap either."""
 
 
+UNSUSPECTED = "the gradient is that of the answers"
+"""Why a follow-up is skipped, which is none either."""
+
+
 def nothing_left(outcome: Outcome) -> bool:
     """Return whether a closer did not run because there was nothing for it to do."""
-    needless = (NOTHING_LEFT, SETTLED)
+    needless = (NOTHING_LEFT, SETTLED, UNSUSPECTED)
     return outcome.status == "skipped" and (outcome.reason or "").startswith(needless)
 
 
@@ -113,7 +117,7 @@ class Trial:
     def label(self) -> str:
         """The attack in a few words: its name and what it differentiates, runs or comes from."""
         found: list[Any] = [self.row["attack"]]
-        for key in ("output", "source", "attack"):
+        for key in ("output", "source", "gradient", "attack"):
             value = self.row["attack_params"].get(key)
             found.append(value["name"] if isinstance(value, dict) else value)
         if self.entry is not None and self.entry.effort > 1:

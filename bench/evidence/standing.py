@@ -36,6 +36,17 @@ class Standing:
                 stands &= ~within(reach, threat)
         return tuple(sorted(int(value) for value in ids[stands]))
 
+    def suspected(self, probe: str) -> bool:
+        """Return whether ``probe`` found a gradient that is not that of the answers.
+
+        One that left nothing behind clears nobody.
+        """
+        try:
+            found = Evidence(self.folder, "probe", probe).document["suspicion"]["gradient"]
+        except (DamagedError, KeyError, TypeError):
+            return True
+        return bool(found != "agrees")
+
     def _read(self, cell: str, closes: Closes, ids: Ids) -> Budgets | None:
         """Return from what budget on a cell breaks each source: 0 where it needs no attack."""
         evidence = Evidence(self.folder, "cell", cell)

@@ -50,7 +50,8 @@ class Node:
 
     A fit trains a defense; a probe measures a fit; a cell attacks one. A probe and a cell need
     their fit under the name ``model``; further needs are what the plugin's ``requires`` named.
-    A closer's cell comes ``after`` other cells of its model, and attacks what they left.
+    A closer's cell comes ``after`` other cells of its model, and attacks what they left; one that
+    ``follows`` a probe runs where that found the gradient not to be that of the answers.
     """
 
     id: str
@@ -73,10 +74,17 @@ class Node:
         return None if document is None else Closes(**document)
 
     @property
+    def follows(self) -> str | None:
+        """The probe that says whether this cell is called for; None of every other node."""
+        found: str | None = self.document.get("follows")
+        return found
+
+    @property
     def after(self) -> Sequence[str]:
         """The nodes that come before this one: what it needs, and what a closer comes after."""
-        closes = self.closes
-        return [*self.needs.values(), *(closes.after if closes else ())]
+        closes, follows = self.closes, self.follows
+        probes = [] if follows is None else [follows]
+        return [*self.needs.values(), *(closes.after if closes else ()), *probes]
 
     def plugin(self) -> Defense | Attack:
         """Return the defense of a fit, the attack of a cell."""
@@ -200,16 +208,16 @@ class _Builder:
         self, defense: Defense, attacks: Iterable[Attack], seed: int, matrix: MatrixConfig
     ) -> None:
         fit = self._fit(defense, seed)
-        self._add("probe", _probe_document(fit, matrix), {"model": fit})
+        probe = self._add("probe", _probe_document(fit, matrix), {"model": fit})
         for attack in attacks:
             self._cell(fit, attack, seed, matrix)
         for panel in matrix.panel:
             for budget in panel.budgets:
-                self._close(fit, panel, budget, seed, matrix)
+                self._close(fit, probe, panel, budget, seed, matrix)
 
     def _cell(
         self, fit: str, attack: Attack, seed: int, matrix: MatrixConfig,
-        closes: Closes | None = None,
+        closes: Closes | None = None, follows: str | None = None,
     ) -> str:  # fmt: skip
         required = self._required(attack, seed)
         document = {
@@ -221,11 +229,12 @@ class _Builder:
             # Only where there is any: the ids of all other cells say nothing of it.
             **({"most_passes": matrix.most_passes} if matrix.most_passes else {}),
             **({"closes": asdict(closes)} if closes else {}),
+            **({"follows": follows} if follows else {}),
         }
         return self._add("cell", document, {"model": fit, **required})
 
     def _close(
-        self, fit: str, panel: Panel, budget: float, seed: int, matrix: MatrixConfig
+        self, fit: str, probe: str, panel: Panel, budget: float, seed: int, matrix: MatrixConfig
     ) -> None:
         """Add the closers of a panel at one budget, round after round, each after all before it."""
         before: list[str] = []
@@ -246,7 +255,8 @@ class _Builder:
                         list(before),
                         since if entry.unsettled else None,
                     )
-                added.append(self._cell(fit, attack, seed, matrix, closes))
+                follows = probe if entry.role == "follow-up" else None
+                added.append(self._cell(fit, attack, seed, matrix, closes, follows))
             before += added
 
     def _fit(self, defense: Defense | Spec, seed: int) -> str:

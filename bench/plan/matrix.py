@@ -21,7 +21,7 @@ from pydantic import (
 
 from bench.base.text import nearest
 from bench.base.types import Spec, UserError
-from bench.plan.panel import Entry, Panel
+from bench.plan.panel import LATE, Entry, Panel
 
 
 def _as_table(value: Any) -> Any:
@@ -112,7 +112,7 @@ class MatrixConfig(BaseModel):
         """Return every attack: the file's own, then those of its panels, without closers."""
         found = self.own_attacks()
         for entry in self.entries():
-            if entry.spec not in found and entry.role != "closer":
+            if entry.spec not in found and entry.role not in LATE:
                 found.append(entry.spec)
         return found
 

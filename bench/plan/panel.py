@@ -15,8 +15,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from bench.base.types import Norm, Spec, ThreatModel
 
 Role = Literal[
-    "naive", "log-odds", "strong", "black-box", "transfer", "noise", "unbounded", "closer"
-]
+    "naive", "log-odds", "strong", "black-box", "transfer", "noise", "unbounded", "closer",
+    "follow-up",
+]  # fmt: skip
 """What an attack is there for.
 
 ``naive``: the gradient of the deployed output, as the papers attack. ``log-odds``: the same attack
@@ -24,7 +25,12 @@ on the log-odds, which do not underflow. ``strong``: a further attack with gradi
 ``black-box``: queries alone. ``transfer``: made on another network. ``noise``: made on none.
 ``unbounded``: with a budget at which nothing can be left. ``closer``: only what still stands after
 all others is left to it, so that a broken defense costs little and a robust one gets the attention.
+``follow-up``: a closer that runs only where the model's gradient is not that of its answers, by the
+gradient of something else.
 """
+
+LATE: tuple[Role, ...] = ("closer", "follow-up")
+"""Roles of what comes after all others; no flag is made from them."""
 
 REFERENCE = Spec("undefended")
 """What every defense is compared with; the plan adds it to a matrix that has a panel."""
@@ -58,7 +64,7 @@ class PanelAttack(BaseModel):
         missing = sorted(set(self.effort) - set(self.params()))
         if missing:
             raise ValueError(f"effort multiplies {missing}, which the table must give")
-        if (self.role == "closer") != (self.round > 0) or (self.round and self.at != "each"):
+        if (self.role in LATE) != (self.round > 0) or (self.round and self.at != "each"):
             raise ValueError("a closer, and no other, has a round, and runs at each budget")
         if self.unsettled and self.round < 2:
             raise ValueError("unsettled: there is no round before the first")

@@ -28,7 +28,6 @@ from bench.plan.graph import Node, Plan
 from bench.plan.panel import REFERENCE
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
-from bench.plugins.contracts import Defense
 from bench.plugins.data import Dataset
 from bench.results.cell_metrics import DISAGREEMENT, disagreement, summarise, worst_case
 from bench.results.logit_rows import logit_rows
@@ -186,7 +185,6 @@ def _suspicions(model: ModelRow, models: list[ModelRow], classes: int) -> Suspic
             model=model,
             classes=classes,
             stochastic=defense.stochastic,
-            adaptive=type(defense).surrogate is not Defense.surrogate,
             reference=reference.get("accuracy") if reference else None,
         )
     )

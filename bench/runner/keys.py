@@ -24,7 +24,7 @@ from bench.base.types import (
     UserError,
     spec_of,
 )
-from bench.evidence.cells import NOTHING_LEFT, SETTLED
+from bench.evidence.cells import NOTHING_LEFT, SETTLED, UNSUSPECTED
 from bench.evidence.standing import Standing
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
@@ -81,6 +81,8 @@ class Keys:
         """Return why a closer need not run where it was left so many sources, or None."""
         closes, document = node.closes, node.document
         assert closes is not None
+        if node.follows and self.standing and not self.standing.suspected(node.follows):
+            return UNSUSPECTED
         sample = self._sample_document(_count(document["sources"]), document["source_seed"])
         if len(left) <= closes.above * int(sample["count"]):
             return f"{NOTHING_LEFT}: {len(left)} sources stand" if left else NOTHING_LEFT

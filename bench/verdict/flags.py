@@ -119,14 +119,13 @@ class ModelFacts:
     """What the flags on a model are made of.
 
     ``model``: its row of ``models.json``; ``classes``: of the data set; ``stochastic``: whether
-    the defense declares it; ``adaptive``: whether it offers a surrogate for gradient attacks;
-    ``reference``: the accuracy of the undefended network of the same seed, None without one.
+    the defense declares it; ``reference``: the accuracy of the undefended network of the same
+    seed, None without one.
     """
 
     model: ModelRow
     classes: int
     stochastic: bool = False
-    adaptive: bool = False
     reference: float | None = None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from bench.base.types import DataInfo, Document, ThreatModel
 from bench.evidence.cells import Trial
 from bench.evidence.records import Budgets, Ids, Mask, alone, correct, smallest, within
-from bench.plan.panel import Entry, Panel
+from bench.plan.panel import LATE, Entry, Panel
 from bench.verdict.panel_flags import Sibling, Siblings
 
 
@@ -84,6 +84,15 @@ class Subject:
         before = self.survivors(budget, rounds=last - 1)
         return float(before.mean() - self.survivors(budget).mean())
 
+    def followed_up(self, budget: float) -> int | None:
+        """Return how many sources only follow-ups break; None where none of them ran."""
+        late = {t.id for t in self.trials if t.entry and t.entry.role == "follow-up"}
+        ran = late & self.reach.keys()
+        if not ran:
+            return None
+        others = replace(self, trials=[trial for trial in self.trials if trial.id not in ran])
+        return int(others.survivors(budget).sum() - self.survivors(budget).sum())
+
     def naive(self, budget: float) -> Mask | None:
         """Return which sources survive the naive attack of the panel; None where it is not done."""
         found = [
@@ -100,7 +109,7 @@ class Subject:
         members = []
         for trial in self.members(budget):
             entry = trial.entry
-            if entry is None or entry.effort > 1 or entry.role == "closer":
+            if entry is None or entry.effort > 1 or entry.role in LATE:
                 continue
             broken = None
             if trial.id in self.reach:

@@ -196,6 +196,10 @@ class _Table:
                 like=self._like(name, seed),
             )
         )
+        followed = subject.followed_up(budget)
+        if followed is not None:
+            told = f"the panel followed the gradients of surrogates, which broke {followed} more"
+            judgement = replace(judgement, why=f"{judgement.why}; {told}")
         gradients: Mapping[str, Any] = model.row.get("gradients") or {}
         itself = self._is_reference(name)
         compared = table if complete and not itself else None
@@ -211,6 +215,7 @@ class _Table:
             **subject.queries(budget),
             **suspicions.document(),
             "unsettled": subject.unsettled(budget),
+            "followed_up": followed,
             "verdict": None if itself else judgement.verdict,
             "rule": None if itself else judgement.rule,
             "why": None if itself else judgement.why,

@@ -19,8 +19,13 @@ from torch import Tensor, nn
 import bench
 from bench.plugins.contracts import BuildContext, Defense, FitContext
 from bench.plugins.data import Split
+from defenses.adversarial_training import AdversarialTraining
 from defenses.canaries import AlterGradient, Canary
+from defenses.label_smoothing import LabelSmoothing
 from defenses.undefended import Twin, Undefended
+
+Hides = Literal["ripple", "waves", "decoy", "stairs", "shuffle", "zero", "winners"]
+Inside = Literal["robust", "smoothed"]
 
 
 @bench.defense("cheat_decoy_gradient")
@@ -206,6 +211,49 @@ class Thermometer(Defense):
     def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
         """Train on the labels."""
         context.train(model, train.x, train.y)
+
+
+@bench.defense("cheat_over")
+@dataclass(frozen=True)
+class Over(Defense):
+    """Hides the gradient of a network that no attack of the panel was made on (``inside``).
+
+    ``ripple``, ``waves`` (three), ``decoy`` (the twin's gradient), ``stairs`` (16 levels, the
+    gradient of the identity), ``shuffle`` and ``zero`` (of the input's gradient), ``winners`` (only
+    the largest tenth of each layer's units fire, trained so itself). ``inside``: PGD-trained, or
+    label-smoothed. Looks good: black boxes and attacks that transfer badly are all that is left.
+    """
+
+    hides: Hides = "ripple"
+    inside: Inside = "robust"
+
+    def requires(self) -> Mapping[str, Defense]:
+        """Name the network inside, and the decoy."""
+        return {"inside": self._learner(), "twin": Twin()}
+
+    def _learner(self) -> Defense:
+        return AdversarialTraining(eps=0.2) if self.inside == "robust" else LabelSmoothing()
+
+    def build(self, context: BuildContext) -> nn.Module:
+        """Put before the network what hides its gradient."""
+        if self.hides == "winners":
+            return _replaced(context.network(), 0.1)
+        network = context.fitted["inside"]
+        if self.hides == "decoy":
+            return _Decoy(network, context.fitted["twin"], everywhere=True)
+        front: dict[str, nn.Module] = {
+            "ripple": _Ripple(1.5, [64.0], 0.0),
+            "waves": _Ripple(1.5, [64.0 * 1.7**wave for wave in range(3)], 0.0),
+            "stairs": _Stairs(16, steep=False),
+            "shuffle": AlterGradient(WAYS["shuffle"]),
+            "zero": AlterGradient(torch.zeros_like),
+        }
+        return nn.Sequential(front[self.hides], network)
+
+    def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
+        """Train what is not fitted yet."""
+        if self.hides == "winners":
+            self._learner().fit(model, train, context)
 
 
 def off_grid(x: Tensor) -> Tensor:

@@ -139,6 +139,12 @@ def changed_probe(run: Path) -> None:
     change_records(path, "max_logit", 99.0)
 
 
+def changed_suspicion(run: Path) -> None:
+    """What the harness suspects of a model is made something else."""
+    for path in (run / "probes").glob("*.json"):
+        edit(path, lambda document: document["suspicion"].update(no_answer=0.5))
+
+
 def changed_number(run: Path) -> None:
     edit(run / "results.json", lambda rows: rows[1].update(accuracy=1.0))
 
@@ -260,6 +266,7 @@ DAMAGE = [
     (dropped_column, "columns clean_confidence"),
     (torn_records, "cannot be read"),
     (changed_probe, "max_logit in 1 of 1647 rows"),
+    (changed_suspicion, "suspicion: no_answer"),
     (changed_number, "results.json accuracy"),
     (resealed_number, "results.json accuracy"),
     (dropped_flag, "results.json flags"),

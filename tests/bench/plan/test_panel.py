@@ -12,7 +12,7 @@ from bench.measure.cell import Sources, attack_sources
 from bench.plan.graph import make_plan
 from bench.plan.matrix import parse_matrix
 from bench.plan.options import RunOptions, plan_of
-from bench.plan.panel import Panel, PanelAttack, Role, panel_file
+from bench.plan.panel import LATE, Panel, PanelAttack, Role, panel_file
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext
@@ -38,7 +38,7 @@ def test_every_committed_attack_is_valid_and_says_the_budget_that_it_is_run_at(n
             at = entry.budget or panel.budgets[-1]
             assert attack.threat(shape) == panel.threat(at, 64)
     needed = {"naive", "log-odds", "strong", "black-box", "transfer", "noise"}
-    assert roles >= (needed if norm == "l0" else set(get_args(Role)) - {"closer"})
+    assert roles >= (needed if norm == "l0" else set(get_args(Role))) | set(LATE)
     sources = [e.spec.params["source"] for e in panel.entries() if e.role == "transfer"]
     assert sources[:2] == ["undefended", "twin"]
     # Gradients of a robust network transfer to robust networks.

@@ -57,7 +57,7 @@ def test_thresholds(change: dict[str, Any], flag: dict[str, str]) -> None:
 def test_stochastic_is_said_where_declared_and_warned_of_where_not() -> None:
     assert raised(model(), stochastic=True) == {"stochastic": "info"}
     assert raised(model(answers_differ=1.0), stochastic=True) == {"stochastic": "info"}
-    assert raised(model(answers_differ=1.0), adaptive=True) == {"stochastic": "warning"}
+    assert raised(model(answers_differ=1.0)) == {"stochastic": "warning"}
 
 
 def suspected(**changes: Any) -> dict[str, Any]:

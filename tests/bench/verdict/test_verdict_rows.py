@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.base.types import DataInfo, Document, Flag, Norm, Suspicions, ThreatModel
-from bench.evidence.cells import NOTHING_LEFT, SETTLED, Trial
+from bench.evidence.cells import NOTHING_LEFT, SETTLED, UNSUSPECTED, Trial
 from bench.evidence.records import smallest
 from bench.plan.matrix import MatrixConfig, parse_matrix
-from bench.plan.panel import Entry, Panel
+from bench.plan.panel import LATE, Entry, Panel
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.verdict.ranking import rank_ranges
@@ -74,21 +74,24 @@ def model(
 ) -> Model:  # fmt: skip
     """A model on which every panel attack of a role breaks so many sources at its budget.
 
-    ``all``: for the roles that are not named; closers, which only get what stands, need a name.
+    ``all``: for the roles that are not named; closers, which only get what stands, need a name,
+    and follow-ups are skipped without one.
     """
     panel = config.panel[0]
     trials = []
     known = committed(panel.norm, tuple(panel.budgets), config.effort)
     for number, (entry, document, access) in enumerate(known):
         budget = 1.0 if entry.role == "unbounded" else entry.budget or panel.budgets[-1]
-        others = 0 if entry.role == "closer" else breaks.get("all", 0)
+        others = 0 if entry.role in LATE else breaks.get("all", 0)
         count = N if entry.role == "unbounded" else breaks.get(entry.role, others)
         column = "l0_features" if panel.norm == "l0" else panel.norm
-        done = entry.role != failed
+        skipped = entry.role == "follow-up" and entry.role not in breaks
+        done = entry.role != failed and not skipped
         row = {
             "id": f"{name}{seed}-{number}", "attack": document["name"],
-            "attack_params": document["params"], "status": "done" if done else "failed",
-            "reason": None if done else "RuntimeError: boom", "flags": [],
+            "attack_params": document["params"], "flags": [],
+            "status": "done" if done else "skipped" if skipped else "failed",
+            "reason": None if done else UNSUSPECTED if skipped else "RuntimeError: boom",
             "forwards": 10, "backwards": 5, "round": entry.round,
         }  # fmt: skip
         frame = records(at(budget, count), wrong, column) if done else None
@@ -122,7 +125,8 @@ def test_a_gain_holds_at_three_seeds_and_the_undefended_network_is_the_reference
     first = row["seeds"][0]
     assert (first["undefended"], first["delta"]) == (0.02, pytest.approx(0.66))
     assert first["delta_ci"][0] > 0.5
-    cells = sum(entry.serves(0.2) for entry, _, _ in committed("linf", (0.1, 0.2), 1))
+    known = committed("linf", (0.1, 0.2), 1)
+    cells = sum(entry.serves(0.2) and entry.role != "follow-up" for entry, _, _ in known)
     assert (first["forwards"], first["backwards"]) == (10 * cells, 5 * cells)
     assert found["undefended", 0.2]["verdict"] == "reference"
     assert found["undefended", 0.2]["seeds"][0]["delta"] is None
@@ -288,6 +292,20 @@ def test_a_closer_that_had_too_little_left_is_no_gap_and_one_that_failed_is() ->
     for needless in (NOTHING_LEFT, f"{NOTHING_LEFT}: 4 sources stand", SETTLED):
         assert ended("skipped", needless)["verdict"] == "holds (one seed)"
     assert ended("failed", "RuntimeError: boom")["rule"] == 1
+
+
+def test_a_row_says_what_followed_up_and_what_only_that_broke() -> None:
+    config = matrix()
+    undefended = model(config, "undefended", LOST)
+    suspect = model(config, "twin", {"all": 20, "follow-up": 70})
+    seed = rows(config, undefended, suspect)["twin", 0.2]["seeds"][0]
+    assert (seed["worst_case"], seed["followed_up"]) == (0.3, 50)
+    assert "gradients of surrogates, which broke 50 more" in seed["why"]
+    assert seed["broken_by"][0]["role"] == "follow-up"
+    assert seed["broken_by"][0]["attack"].startswith("surrogate")
+    honest = rows(config, undefended, model(config, "twin", {"all": 20}))["twin", 0.2]["seeds"][0]
+    assert honest["followed_up"] is None
+    assert "surrogates" not in honest["why"]
 
 
 def test_a_gain_over_another_architecture_has_no_like_reference() -> None:
