@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bench.base.places import placed
 from bench.base.types import Access, Norm, Targets, ThreatModel, Unit, UserError
 from bench.plugins.contracts import NOT_SUBMITTED, Attack, AttackContext, Perturbation
 
@@ -113,7 +114,7 @@ def _read(path: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return load_file(placed(path))
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
 

@@ -113,6 +113,9 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no result of this folder.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of another run in the folder.")
+    ] = False,
     fail_on_flag: Annotated[
         bool, typer.Option("--fail-on-flag", help="Exit 1 where a flag warns.")
     ] = False,
@@ -130,7 +133,7 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     options = RunOptions(
         dataset, network, recipe, out, seeds, sources, budgets, effort, max_passes, device,
         workers, data_dir, cache_dir, offline, tuple(plugin), cell_timeout, fresh,
-        fit_timeout, memory,
+        fit_timeout, memory, replace,
     )  # fmt: skip
 
     def command() -> int:
@@ -159,7 +162,10 @@ def _dry_run(matrix: str, options: RunOptions) -> None:
 def _show(result: RunResult, debug: bool) -> None:
     from bench.base.files import read_json
     from leaderboard.terminal.results import show_results
+    from leaderboard.terminal.say import paragraph
 
+    for note in result.progress.notes:
+        paragraph(f"note: {note}", fg="yellow")
     traces = list(result.progress.traces.values()) if debug else []
     environment = read_json(result.folder / "environment.json")
     show_results(result.results, environment, result.folder, traces)

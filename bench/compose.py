@@ -81,7 +81,7 @@ def run_prepared(
         settings = replace(settings, memory=default_memory(workers))
     pool = LocalExecutor(settings, workers, options.cell_timeout)
     with _observer(plan, watch) as observer, pool as executor:
-        progress = execute(plan, data, settings, executor, observer, options.fresh)
+        progress = execute(plan, data, settings, executor, observer, options.fresh, options.replace)
         folder = RunFolder(settings.run)
         recheck(plan, folder, executor)
     results = _write(plan, data, folder, settings, progress)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from bench.base.places import placed
 from bench.base.types import DataInfo, Spec, UserError
 from bench.plugins import discovery, registry
 from bench.plugins.contracts import BuildContext, Defense, FitContext
@@ -24,7 +25,8 @@ class Checkpoint(Defense):
     """A model of your own, without a class: ``builder`` makes it, ``weights`` fills it.
 
     ``weights``: a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file with a state dict, which is
-    read without running code from it; a relative path starts at the current folder.
+    read without running code from it; a relative path starts at the matrix's folder, else at the
+    current one. Several files, in a list, are the training seeds of one defense.
     ``builder``: ``"my_pkg.models:build"`` or ``"models.py:build"``, called with the ``DataInfo``
     where it takes an argument and with nothing otherwise; or the name of a registered network;
     by default the matrix's own network. The module maps (batch, *shape) float32 in [0, 1] to
@@ -34,20 +36,34 @@ class Checkpoint(Defense):
     SHA-256, the builder's source and the weights are part of the model's identity.
     """
 
-    weights: str
+    whole: ClassVar[tuple[str, ...]] = ("weights",)
+
+    weights: str | list[str] = field(hash=False)
     builder: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.weights.endswith(SUFFIXES):
-            raise ValueError(f"weights must be a {', '.join(SUFFIXES)} file, got {self.weights!r}")
+        for name in (names := self._files()):
+            if not name.endswith(SUFFIXES):
+                raise ValueError(f"weights must be a {', '.join(SUFFIXES)} file, got {name!r}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"weights names a file twice, which is no further training: {names}")
+        # One file is the same defense with brackets and without.
+        object.__setattr__(self, "weights", names[0] if len(names) == 1 else names)
         try:
             self.code()  # a builder that is not there is a mistake of the matrix, not of the run
         except UserError as error:
             raise ValueError(f"builder: {error}") from error
 
+    def _files(self) -> list[str]:
+        return [self.weights] if isinstance(self.weights, str) else list(self.weights)
+
+    def trained(self) -> Sequence[Checkpoint]:
+        """Return it with each of its weights: they are its training seeds."""
+        return [replace(self, weights=name) for name in self._files()]
+
     def files(self) -> Sequence[Path]:
         """Name the weights."""
-        return (Path(self.weights),)
+        return [Path(name) for name in self._files()]
 
     def code(self) -> Sequence[Callable[..., Any]]:
         """Name the builder."""
@@ -67,7 +83,8 @@ class Checkpoint(Defense):
 
     def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
         """Copy the weights from the file into ``model``, and ask it for the logits of one row."""
-        fill(model, read_weights(Path(self.weights)), self.weights)
+        (name,) = self._files()  # the plan fits one training seed at a time
+        fill(model, read_weights(placed(name)), name)
         with torch.no_grad():
             logits = model.eval()(train.x[:1])
         expected = (1, context.info.classes)

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import pytest
 import torch
 
+from bench.base.places import start_at
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,6 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def one_thread() -> None:
     """A core a worker of pytest-xdist: more threads only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def paths_start_here() -> Iterator[None]:
+    """Where a run of one test let relative paths start is nothing to the next one."""
+    start_at(None)
+    yield
+    start_at(None)
 
 
 @pytest.fixture(autouse=True)

@@ -57,7 +57,7 @@ class DefenseIdentity(TypedDict):
     """Which defense a row is about, whatever the seed."""
 
     id: Annotated[str, "of the row; a cell's and a model's also name their files"]
-    dataset: Annotated[str, "registered name"]
+    dataset: Annotated[str, "registered name, or that of the file it was read from"]
     network: Annotated[str, "registered name"]
     recipe: Annotated[str, "how it was trained, by name"]
     defense: Annotated[str, "registered name"]
@@ -239,8 +239,8 @@ class SeedRow(TypedDict):
         Annotated[int | None, "sources that only follow-ups broke, none where they were not due"]
     ]
     broken_by: Annotated[list[BreakerRow], "who broke it, most breaks first"]
-    undefended: Annotated[float | None, "worst case of the undefended network"]
-    delta: Annotated[float | None, "Δ, the worst case minus the undefended network's"]
+    undefended: Annotated[float | None, "worst case of the reference, the undefended network"]
+    delta: Annotated[float | None, "Δ, the worst case minus the reference's"]
     delta_ci: Annotated[Interval, "its paired 90 % interval"]
     gradient_cosine: Annotated[float | None, "`gradients.cosine_median` of the model"]
     zero_share: Annotated[float | None, "`gradients.zero_share` of the model"]
@@ -266,10 +266,13 @@ class VerdictRow(DefenseIdentity):
 
     threat: Annotated[ThreatRow, "what an attack may change"]
     at: Annotated[float, "the budget as the panel counts it: features under `l0`"]
-    verdict: Annotated[str, "what a table shows; `reference` for the undefended network"]
+    verdict: Annotated[str, "what a table shows; `reference` for what others are compared with"]
     rule: Annotated[int | None, "number of the rule that gave it"]
     why: Annotated[str | None, "the reason in words"]
     sources_needed: Annotated[int | None, "how many sources would settle what too few left open"]
+    reference: NotRequired[
+        Annotated[SideRow | None, "what it is compared with, none without a reference"]
+    ]
     seeds: Annotated[list[SeedRow], "one a training seed"]
     curve: Annotated[CurveRow | None, "at the largest budget: worst case against the budget"]
     rank: Annotated[tuple[int, int] | None, "best and worst rank, 1 the most robust"]

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 
 from bench.base.types import Document
-from bench.plan.graph import Plan
+from bench.plan.graph import Plan, data_name
 
 LIBRARIES = (
     "adversarial-robustness-toolbox", "numpy", "pandas", "pyarrow", "safetensors", "scikit-learn",
@@ -21,7 +21,7 @@ def describe(plan: Plan, device: str) -> Document:
     return {
         "retort": _version("retort-bench") or "unknown",
         "matrix": plan.matrix.model_dump(mode="json"),
-        "dataset": plan.dataset["name"],
+        "dataset": data_name(plan.dataset),
         "network": plan.network["name"],
         "recipe": plan.recipe,
         "device": device_name(device),

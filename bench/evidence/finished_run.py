@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.base.files import read_json
+from bench.base.places import start_at
 from bench.base.rows import CellRow, Results
 from bench.base.types import DamagedError, Document, UserError
 from bench.evidence.folder import RunFolder
@@ -48,18 +49,21 @@ class FinishedRun:
 
 
 def read_run(root: Path) -> FinishedRun:
-    """Read a results folder.
+    """Read a results folder; relative paths of its plugins start where they did in the run.
 
     Raises UserError where it is no finished run, is damaged at its top or of a newer schema.
     """
     folder = RunFolder(root.absolute())
     folder.check_schema()
     try:
-        plan = read_plan(_read(folder, "plan.json", dict))
+        stored = _read(folder, "plan.json", dict)
+        plan = read_plan(stored)
         results = _results(root, lambda name: _read(folder, name, list))
         environment = _read(folder, "environment.json", dict)
     except (DamagedError, UserError) as error:
         raise UserError(f"{root} is no finished run: {error}") from error
+    base = folder.root / str(stored.get("base", ""))
+    start_at(base.resolve() if "base" in stored and base.is_dir() else None)
     for name, rows in results.documents().items():
         if broken := [row for row in rows if not isinstance(row, dict) or "id" not in row]:
             raise UserError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from bench.base.fingerprint import digest
 from bench.base.types import Document, Norm, Spec, ThreatModel, UserError, spec_of
 from bench.plan.matrix import MatrixConfig, parse_matrix
-from bench.plan.panel import REFERENCE, Panel
+from bench.plan.panel import Panel
 from bench.plugins import registry
 from bench.plugins.contracts import Attack, DataSource, Defense
 from bench.plugins.parameter import as_spec
@@ -109,6 +110,12 @@ class Plan:
     recipe: str
     nodes: tuple[Node, ...]
 
+    @cached_property
+    def reference(self) -> Document | None:
+        """The defense that the others are compared with, its name and parameters; None without."""
+        spec = self.matrix.compared_with()
+        return None if spec is None else registry.DEFENSES.document(registry.DEFENSES.make(spec))
+
     def of(self, kind: Kind) -> list[Node]:
         """Return the nodes of one kind, in order."""
         return [node for node in self.nodes if node.kind == kind]
@@ -149,22 +156,61 @@ def make_plan(matrix: MatrixConfig) -> Plan:
             "dataset": registry.DATASETS.document(source),
             "network": registry.NETWORKS.document(registry.NETWORKS.make(network)),
             "recipe": {"name": (name := _recipe(matrix, source)), **vars(find_recipe(name))},
-        }
+        },
+        matrix,
     )
     defenses = [registry.DEFENSES.make(spec) for spec in matrix.defenses()]
-    if matrix.panel and (reference := registry.DEFENSES.make(REFERENCE)) not in defenses:
-        defenses.insert(0, reference)  # a verdict compares with it
+    if (spec := matrix.compared_with()) is not None:
+        reference = registry.DEFENSES.make(spec)
+        if reference not in defenses:
+            defenses.insert(0, reference)  # a verdict compares with it
+        _check_seeds(reference, defenses, matrix)
     for defense in list(defenses):
         with registry.asking(defense, "plain"):
             plain = as_defense(defense.plain())
         if matrix.panel and plain is not None and plain not in defenses:
             defenses.insert(defenses.index(defense), plain)  # its verdict compares with that
     attacks = [registry.ATTACKS.make(spec) for spec in matrix.attacks()]
-    for seed in matrix.seeds:
+    seeds = {id(defense): seeds_of(defense, matrix) for defense in defenses}
+    for seed in dict.fromkeys(seed for several in seeds.values() for seed in several):
         for defense in defenses:
-            builder.add_defense(defense, attacks, seed, matrix)
+            if seed in seeds[id(defense)]:
+                builder.add_defense(defense, attacks, seed)
     shared = builder.shared
     return Plan(matrix, shared["dataset"], shared["network"], name, tuple(builder.nodes.values()))
+
+
+def data_name(dataset: Document) -> str:
+    """Return what a data set is called: its registered name, or that of the file it lies in."""
+    path = dataset["params"].get("path")
+    return str(dataset["name"]) if path is None else Path(path).stem
+
+
+def seeds_of(defense: Defense, matrix: MatrixConfig) -> Sequence[int]:
+    """Return the training seeds of a defense: its own, counted from 0, or the run's."""
+    with registry.asking(defense, "trained"):
+        trained = defense.trained()
+    return matrix.seeds if trained is None else range(len(trained))
+
+
+def at_seed(defense: Defense, seed: int) -> Defense:
+    """Return what a defense is at one of its training seeds."""
+    with registry.asking(defense, "trained"):
+        trained = defense.trained()
+        return defense if trained is None else trained[seed]
+
+
+def _check_seeds(reference: Defense, defenses: Sequence[Defense], matrix: MatrixConfig) -> None:
+    """Raise UserError where a training seed has no counterpart: one for all serves, or its own."""
+    known = seeds_of(reference, matrix)
+    for defense in defenses:
+        seeds = seeds_of(defense, matrix)
+        if len(known) > 1 and not set(seeds) <= set(known):
+            raise UserError(
+                f"the reference {registry.DEFENSES.name_of(reference)!r} has the training seeds "
+                f"{list(known)}, and {registry.DEFENSES.name_of(defense)!r} has {list(seeds)}: "
+                "give one reference for all, or one for each"
+            )
 
 
 def as_defense(given: Defense | Spec | None) -> Defense | None:
@@ -200,25 +246,25 @@ def _probe_document(fit: str, matrix: MatrixConfig) -> Document:
 class _Builder:
     """Collects nodes by id, so that a teacher that several students name is one fit."""
 
-    def __init__(self, shared: Document) -> None:
+    def __init__(self, shared: Document, matrix: MatrixConfig) -> None:
         self.shared = shared
+        self.matrix = matrix
         self.nodes: dict[str, Node] = {}
 
-    def add_defense(
-        self, defense: Defense, attacks: Iterable[Attack], seed: int, matrix: MatrixConfig
-    ) -> None:
+    def add_defense(self, defense: Defense, attacks: Iterable[Attack], seed: int) -> None:
         fit = self._fit(defense, seed)
-        probe = self._add("probe", _probe_document(fit, matrix), {"model": fit})
+        probe = self._add("probe", _probe_document(fit, self.matrix), {"model": fit})
         for attack in attacks:
-            self._cell(fit, attack, seed, matrix)
-        for panel in matrix.panel:
+            self._cell(fit, attack, seed)
+        for panel in self.matrix.panel:
             for budget in panel.budgets:
-                self._close(fit, probe, panel, budget, seed, matrix)
+                self._close(fit, probe, panel, budget, seed)
 
     def _cell(
-        self, fit: str, attack: Attack, seed: int, matrix: MatrixConfig,
+        self, fit: str, attack: Attack, seed: int,
         closes: Closes | None = None, follows: str | None = None,
     ) -> str:  # fmt: skip
+        matrix = self.matrix
         required = self._required(attack, seed)
         document = {
             "fit": fit,
@@ -233,13 +279,11 @@ class _Builder:
         }
         return self._add("cell", document, {"model": fit, **required})
 
-    def _close(
-        self, fit: str, probe: str, panel: Panel, budget: float, seed: int, matrix: MatrixConfig
-    ) -> None:
+    def _close(self, fit: str, probe: str, panel: Panel, budget: float, seed: int) -> None:
         """Add the closers of a panel at one budget, round after round, each after all before it."""
         before: list[str] = []
         added: list[str] = []
-        entries = [entry for entry in panel.entries(matrix.effort) if entry.serves(budget)]
+        entries = [entry for entry in self.matrix.panel_entries(panel) if entry.serves(budget)]
         steps = sorted({(entry.effort, entry.round) for entry in entries})
         for step in steps:
             since, added = added, []
@@ -256,12 +300,15 @@ class _Builder:
                         since if entry.unsettled else None,
                     )
                 follows = probe if entry.role == "follow-up" else None
-                added.append(self._cell(fit, attack, seed, matrix, closes, follows))
+                added.append(self._cell(fit, attack, seed, closes, follows))
             before += added
 
     def _fit(self, defense: Defense | Spec, seed: int) -> str:
         if isinstance(defense, Spec):
             defense = registry.DEFENSES.make(defense)
+        seeds = seeds_of(defense, self.matrix)
+        if seed not in seeds:  # what is needed beside a defense that brings seeds of its own
+            seed = seeds[seed % len(seeds)]
         required = self._required(defense, seed)
         document = {
             **self.shared,

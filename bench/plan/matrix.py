@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +21,9 @@ from pydantic import (
 
 from bench.base.text import nearest
 from bench.base.types import Spec, UserError
-from bench.plan.panel import LATE, Entry, Panel
+from bench.plan.panel import LATE, REFERENCE, Entry, Panel
+from bench.plan.panel import Sources as TransferSources
+from bench.plugins import registry
 
 
 def _as_table(value: Any) -> Any:
@@ -48,6 +50,9 @@ def _distinct(values: list[int]) -> list[int]:
 Table = Annotated[dict[str, Any], BeforeValidator(_as_table), AfterValidator(_has_name)]
 Sources = Annotated[int, Field(ge=1, strict=True)] | Literal["all"]
 
+NO_REFERENCE = {"name": "none"}
+"""The ``reference`` of a matrix whose defenses are compared with nothing."""
+
 
 class MatrixConfig(BaseModel):
     """One matrix: which defenses meet which attacks, on what data, trained how.
@@ -67,6 +72,11 @@ class MatrixConfig(BaseModel):
     so many times the steps, restarts and queries, and tells by how much the worst case moved.
     ``most_passes``: forward and backward passes that an attempt may cost before its attack is
     stopped; what it asked about until then counts.
+
+    ``reference``: the defense that every other one is compared with, ``undefended`` by default;
+    ``"none"`` where nothing is like them: then no defense is found to hold. ``transfer_from``:
+    further defenses on which the panels' transfer attacks are made. Beside a reference other than
+    the default these two are all their sources.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -88,6 +98,8 @@ class MatrixConfig(BaseModel):
     panel: list[Panel] = []
     effort: Annotated[int, Field(ge=1)] = 1
     most_passes: Annotated[int, Field(ge=1)] | None = None
+    reference: Table | None = None
+    transfer_from: list[Table] = []
 
     @model_validator(mode="after")
     def _attacked_somehow(self) -> MatrixConfig:
@@ -102,7 +114,23 @@ class MatrixConfig(BaseModel):
 
     def defenses(self) -> list[Spec]:
         """Return every defense of the matrix, sweeps expanded, in the order of the file."""
-        return [spec for table in self.defense for spec in expand(table)]
+        return [spec for table in self.defense for spec in expand(table, _whole(table))]
+
+    def compared_with(self) -> Spec | None:
+        """Return the defense that the others are compared with; None without one, or a panel.
+
+        Raises UserError where the table of the reference sweeps a parameter.
+        """
+        if not self.panel or self.reference == NO_REFERENCE:
+            return None
+        return REFERENCE if self.reference is None else one(self.reference, "reference")
+
+    def panel_entries(self, panel: Panel) -> list[Entry]:
+        """Return the attacks of one of the matrix's panels, with the role of each."""
+        own = self.reference is None or self.compared_with() == REFERENCE
+        given = [] if own or self.reference == NO_REFERENCE else [self.reference]
+        further = [item for item in (*given, *self.transfer_from) if item is not None]
+        return panel.entries(self.effort, TransferSources(own, further))
 
     def own_attacks(self) -> list[Spec]:
         """Return the attacks of the file itself, sweeps expanded."""
@@ -118,7 +146,7 @@ class MatrixConfig(BaseModel):
 
     def entries(self) -> list[Entry]:
         """Return the attacks of all panels, with the role of each."""
-        return [entry for panel in self.panel for entry in panel.entries(self.effort)]
+        return [entry for panel in self.panel for entry in self.panel_entries(panel)]
 
     def with_budgets(self, budgets: Mapping[str, Sequence[float]]) -> MatrixConfig:
         """Return the matrix with these ``budgets`` by norm: a panel changed, or added.
@@ -131,14 +159,33 @@ class MatrixConfig(BaseModel):
         return parse_matrix({**self.model_dump(), "panel": tables}, "--budgets")
 
 
-def expand(table: Mapping[str, Any]) -> Iterator[Spec]:
+def one(table: Mapping[str, Any], key: str) -> Spec:
+    """Return the one defense of a ``table``; raises UserError, naming ``key``, where it sweeps."""
+    found = list(expand(table, _whole(table)))
+    if len(found) > 1:
+        raise UserError(f"{key} = {table!r} lists {len(found)} defenses, and there is one of it")
+    return found[0]
+
+
+def _whole(table: Mapping[str, Any]) -> Collection[str]:
+    # Of a name that is unknown here, whoever makes the defense says so.
+    known = table["name"] in registry.DEFENSES.names()
+    return registry.DEFENSES.get(table["name"]).whole if known else ()
+
+
+def expand(table: Mapping[str, Any], whole: Collection[str] = ()) -> Iterator[Spec]:
     """Yield one ``Spec`` for each combination of the values that ``table`` lists.
+
+    ``whole``: parameters whose value is a list itself.
 
     >>> [dict(spec.params) for spec in expand({"name": "fgsm", "eps": [0.1, 0.2]})]
     [{'eps': 0.1}, {'eps': 0.2}]
     """
     params = {key: value for key, value in table.items() if key not in ("name", "note")}
-    axes = [value if isinstance(value, list) else [value] for value in params.values()]
+    axes = [
+        value if isinstance(value, list) and key not in whole else [value]
+        for key, value in params.items()
+    ]
     for values in itertools.product(*axes):
         yield Spec(table["name"], dict(zip(params, values, strict=True)))
 
@@ -173,9 +220,14 @@ def parse_matrix(document: Mapping[str, Any], origin: str) -> MatrixConfig:
         raise UserError("\n".join(_explain(item, origin) for item in error.errors())) from error
 
 
+def is_file(matrix: str | Path) -> bool:
+    """Return whether ``matrix`` names a file, rather than one that comes with the package."""
+    return str(matrix).endswith(".toml") or "/" in str(matrix)
+
+
 def _read(matrix: str | Path) -> tuple[str, str]:
     name = str(matrix)
-    if not name.endswith(".toml") and "/" not in name:
+    if not is_file(name):
         if name not in matrix_names():
             raise UserError(
                 f"unknown matrix {name!r}: {nearest(name, matrix_names())}; or give a .toml file"

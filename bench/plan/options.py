@@ -34,6 +34,7 @@ class RunOptions:
     fresh: bool = False
     fit_timeout: float | None = None
     memory: float | None = None
+    replace: bool = False
 
 
 def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:

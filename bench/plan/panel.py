@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -33,7 +33,7 @@ LATE: tuple[Role, ...] = ("closer", "follow-up")
 """Roles of what comes after all others; no flag is made from them."""
 
 REFERENCE = Spec("undefended")
-"""What every defense is compared with; the plan adds it to a matrix that has a panel."""
+"""What every defense is compared with unless the matrix names another ``reference``."""
 
 
 class PanelAttack(BaseModel):
@@ -82,6 +82,33 @@ class PanelFile(BaseModel):
 
     budget: str
     attack: list[PanelAttack] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The networks on which a panel's transfer attacks are made, as tables with a name.
+
+    ``own``: whether those that the panel file names are among them; ``further``: what else.
+    """
+
+    own: bool = True
+    further: Sequence[Mapping[str, Any]] = ()
+
+    def place(self, attacks: Sequence[PanelAttack]) -> Iterator[PanelAttack]:
+        """Yield a panel's ``attacks``: each way of transfer once for each source, in its place."""
+        seen: list[PanelAttack] = []
+        for attack in attacks:
+            if attack.role != "transfer":
+                yield attack
+                continue
+            if self.own:
+                yield attack
+            way = attack.model_copy(update={"source": None})
+            if way in seen:
+                continue
+            seen.append(way)
+            for source in self.further:
+                yield attack.model_copy(update={"source": dict(source)})
 
 
 @dataclass(frozen=True)
@@ -139,15 +166,18 @@ class Panel(BaseModel):
             return ThreatModel("l0", min(1.0, budget / features), "features")
         return ThreatModel(self.norm, budget)
 
-    def entries(self, effort: int = 1) -> list[Entry]:
-        """Return the attacks of the panel; with ``effort`` above 1 once more with that effort."""
-        efforts = [1] if effort == 1 else [1, effort]
-        return [entry for times in efforts for entry in self._entries(times)]
+    def entries(self, effort: int = 1, sources: Sources | None = None) -> list[Entry]:
+        """Return the attacks of the panel; with ``effort`` above 1 once more with that effort.
 
-    def _entries(self, effort: int) -> Iterator[Entry]:
+        ``sources``: what transfer attacks are made on, where that is not what the file names.
+        """
+        efforts = [1] if effort == 1 else [1, effort]
+        return [entry for times in efforts for entry in self._entries(times, sources or Sources())]
+
+    def _entries(self, effort: int, sources: Sources) -> Iterator[Entry]:
         panel = panel_file(self.norm)
         values = [int(value) if self.norm == "l0" else value for value in self.budgets]
-        for attack in panel.attack:
+        for attack in sources.place(panel.attack):
             params = attack.params()
             params.update({name: params[name] * effort for name in attack.effort})
             if effort > 1 and not attack.effort:

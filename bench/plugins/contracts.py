@@ -120,6 +120,15 @@ class Defense:
 
     stochastic: ClassVar[bool] = False
     differentiable: ClassVar[bool] = True
+    whole: ClassVar[tuple[str, ...]] = ()
+    """Parameters whose value may be a list: a matrix does not sweep them."""
+
+    def trained(self) -> Sequence[Defense] | None:
+        """Return it once for each training seed that it brings, where it was trained elsewhere.
+
+        None, the default: it is fitted at the seeds of the run.
+        """
+        return None
 
     def requires(self) -> Mapping[str, Defense | Spec]:
         """Name the defenses that must be fitted first, as ``{name: defense}``."""
@@ -128,7 +137,7 @@ class Defense:
     def plain(self) -> Defense | Spec | None:
         """Name its undefended counterpart: the same network, recipe and data, without the defense.
 
-        None, the default: the run's undefended network. A defense that changes the architecture
+        None, the default: the reference of the run. A defense that changes the architecture
         names one of its own, or is compared with nothing like it, and never found to hold.
         """
         return None

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bench.base.places import placed
 from bench.base.text import nearest, reason_of
 from bench.base.types import UserError
 from bench.plugins.code_hash import OURS
@@ -79,7 +80,7 @@ def import_plugin(plugin: str) -> ModuleType:
     A file is imported once a process under a name made from its path, with its own folder on
     ``sys.path`` behind everything else, so that it may import its neighbours.
     """
-    is_file = plugin.endswith(".py") or "/" in plugin
+    is_file = _is_file(plugin)
     here = str(Path.cwd())
     if not is_file and not {here, ""} & set(sys.path):
         sys.path.append(here)  # as `python -m bench` has it, and the command `retort` has not
@@ -94,6 +95,10 @@ def import_plugin(plugin: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         what = reason_of(error)
         raise UserError(f"plugin {plugin!r} cannot be imported: {what}") from error
+
+
+def _is_file(plugin: str) -> bool:
+    return plugin.endswith(".py") or "/" in plugin
 
 
 def plugin_modules() -> list[str]:
@@ -114,7 +119,8 @@ def find(reference: str) -> Any:
     source, _, name = reference.rpartition(":")
     if not source or not name:
         raise UserError(f"a reference is module:name or file.py:name, got {reference!r}")
-    module = import_plugin(source)
+    # A file named by a plugin's parameter starts at the matrix, as every path in it does.
+    module = import_plugin(str(placed(source)) if _is_file(source) else source)
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         raise UserError(f"{source!r} has no {name!r}: {nearest(name, public)}")

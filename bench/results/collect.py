@@ -24,7 +24,7 @@ from bench.evidence.cells import Evidence, Trial, nothing_left
 from bench.evidence.finished_run import read_results
 from bench.evidence.folder import RunFolder
 from bench.measure.logits import without as without_logits
-from bench.plan.graph import Node, Plan
+from bench.plan.graph import Node, Plan, data_name
 from bench.plan.panel import REFERENCE
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
@@ -35,7 +35,7 @@ from bench.results.model_metrics import summarise_model, summarise_probe
 from bench.results.pair_rows import pair_rows
 from bench.verdict.flags import ModelFacts, cell_flags, model_flags
 from bench.verdict.paired import paired_rates
-from bench.verdict.verdict_rows import Model, verdict_rows
+from bench.verdict.verdict_rows import Model, at_seed, verdict_rows
 
 # Which metrics a cell's row has, and which of its model's; what they mean: bench.base.rows.
 METRICS = (
@@ -130,7 +130,7 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
                 cell.summary
                 | worst[fit, cell.threat]
                 | _disagreement(cell, cells)
-                | {"paired": _paired(cell, cells, fits)},
+                | {"paired": _paired(cell, cells, fits, plan.reference or _undefended())},
                 probes[fit].summary(),
                 cell.evidence.document.get("queries", {}),
                 info.classes,
@@ -151,7 +151,7 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
         )
         for fit in probes
     ]
-    suspected = [_suspicions(row, models, info.classes) for row in models]
+    suspected = [_suspicions(row, models, info.classes, plan.reference) for row in models]
     trials = [Trial(r, cell.records, cell.access) for r, cell in zip(rows, cells, strict=True)]
     judged = [
         Model(
@@ -174,12 +174,13 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     )
 
 
-def _suspicions(model: ModelRow, models: list[ModelRow], classes: int) -> Suspicions:
-    """Return the flags of one model, given the others: one may be its undefended counterpart."""
+def _suspicions(
+    model: ModelRow, models: list[ModelRow], classes: int, plain: Document | None
+) -> Suspicions:
+    """Return the flags of one model, given the others: one may be its ``plain`` counterpart."""
     defense = registry.DEFENSES.make(spec_of(defense_of(model)))
-    reference = next(
-        (m for m in models if m["defense"] == REFERENCE.name and m["seed"] == model["seed"]), None
-    )
+    others = {m["seed"]: m for m in models if defense_of(m) == (plain or _undefended())}
+    reference = at_seed(others, model["seed"])
     return model_flags(
         ModelFacts(
             model=model,
@@ -193,7 +194,7 @@ def _suspicions(model: ModelRow, models: list[ModelRow], classes: int) -> Suspic
 def identity(fit: Node) -> Document:
     """Return what says which model a row is about."""
     return {
-        "dataset": fit.document["dataset"]["name"],
+        "dataset": data_name(fit.document["dataset"]),
         "network": fit.document["network"]["name"],
         "recipe": fit.document["recipe"]["name"],
         "defense": fit.document["defense"]["name"],
@@ -267,19 +268,27 @@ def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:
     return disagreement(cell.records, first.records)
 
 
-def _paired(cell: _Cell, cells: list[_Cell], fits: Mapping[str, Node]) -> Document | None:
-    """Hold a cell against the undefended network of its seed under the same attack.
+def _undefended() -> Document:
+    """Return what a cell without a panel is held against, where the run has it."""
+    return registry.DEFENSES.document(registry.DEFENSES.make(REFERENCE))
+
+
+def _paired(
+    cell: _Cell, cells: list[_Cell], fits: Mapping[str, Node], plain: Document
+) -> Document | None:
+    """Hold a cell against the ``plain`` network of its seed under the same attack.
 
     The difference of the success rates over their common attempts, or None where there is none.
     """
     fit = fits[cell.node.needs["model"]]
     if cell.node.closes:
         return None  # two closers are given other sources
+    seeds = {f.document["seed"] for f in fits.values() if f.document["defense"] == plain}
     for other in cells:
         reference = fits[other.node.needs["model"]]
         if (
-            reference.document["defense"]["name"] == REFERENCE.name
-            and reference.document["seed"] == fit.document["seed"]
+            reference.document["defense"] == plain
+            and (len(seeds) == 1 or reference.document["seed"] == fit.document["seed"])
             and other.node.document["attack"] == cell.node.document["attack"]
             and reference is not fit
         ):

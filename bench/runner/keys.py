@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from bench.base.files import file_hash
 from bench.base.fingerprint import digest
+from bench.base.places import base, placed
 from bench.base.types import (
     Access,
     DataInfo,
@@ -29,7 +30,7 @@ from bench.evidence.standing import Standing
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
-from bench.plan.graph import Closes, Node, Plan
+from bench.plan.graph import Closes, Node, Plan, at_seed
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
 from bench.plugins.contracts import Attack, Defense
@@ -103,7 +104,7 @@ class Keys:
             "source": source,
             "required_weights": {role: model["weights"] for role, model in required.items()},
             **({"required_sources": sources} if sources else {}),
-            **_files(node.plugin()),
+            **_files(at_seed(node.defense(), node.document["seed"])),
         }
 
     def _probe(self, node: Node) -> Document:
@@ -185,9 +186,10 @@ def _most(document: Document, data: Dataset) -> int | None:
 
 def check_files(plan: Plan) -> None:
     """Raise UserError where a defense or an attack of ``plan`` names a file that is not there."""
-    for node in plan.nodes:
-        if node.kind != "probe":
-            _files(node.plugin())
+    for node in plan.of("fit"):
+        _files(at_seed(node.defense(), node.document["seed"]))
+    for node in plan.of("cell"):
+        _files(node.attack())
 
 
 def check_attacks(plan: Plan, info: DataInfo) -> None:
@@ -215,9 +217,9 @@ def _files(plugin: Defense | Attack) -> Document:
 
 def _file_hash(plugin: Defense | Attack, path: Path) -> str:
     try:
-        return file_hash(path)
+        return file_hash(placed(path))
     except OSError as error:
         raise UserError(
             f"{type(plugin).__name__} needs the file {str(path)!r}, which cannot be read: "
-            f"{error.strerror}; a relative path starts at the current folder, {str(Path.cwd())!r}"
+            f"{error.strerror}; a relative path starts at {str(base())!r}"
         ) from error

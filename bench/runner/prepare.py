@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from bench.base.files import default_cache
+from bench.base.places import start_at
 from bench.base.text import reason_of
 from bench.base.types import Spec, UserError
-from bench.plan.graph import Plan
+from bench.plan.graph import Plan, data_name
+from bench.plan.matrix import is_file
 from bench.plan.options import RunOptions, plan_of
 from bench.plugins import discovery, registry
 from bench.plugins.contracts import DataSettings
@@ -21,24 +23,30 @@ from bench.runner.task import Settings
 
 
 def prepare(
-    matrix: str | Path | dict[str, Any], options: RunOptions
+    matrix: str | Path | dict[str, Any], options: RunOptions, base: Path | None = None
 ) -> tuple[Plan, Settings, Dataset]:
     """Load plugins and data, plan, and check all that can be checked before anything runs.
 
+    ``base``: where relative paths of the matrix start, its file's folder by default.
     Raises UserError for a mistake in the matrix, the options or the data.
     """
+    base = base or matrix_folder(matrix)
+    start_at(base)
     discovery.load_plugins(options.plugin)
     plan = plan_of(matrix, options)
     cache = (options.cache_dir or default_cache()).absolute()
     data_dir = options.data_dir.absolute() if options.data_dir else None
     settings = Settings(
-        run=(options.out or Path("runs") / f"{plan.matrix.name}-{plan.dataset['name']}").absolute(),
+        run=(
+            options.out or Path("runs") / f"{plan.matrix.name}-{data_name(plan.dataset)}"
+        ).absolute(),
         cache=cache,
         data=DataSettings(data_dir, cache, options.offline),
         device=choose_device(options.device),
         plugins=tuple(_absolute(item) for item in options.plugin),
         fit_timeout=options.fit_timeout,
         memory=None if options.memory is None else int(options.memory * 2**30),
+        base=base,
     )
     source = registry.DATASETS.make(Spec(plan.dataset["name"], plan.dataset["params"]))
     with registry.asking(source, "load"):
@@ -58,6 +66,13 @@ def prepare(
     if plan.matrix.sources != "all":
         data.sources(plan.matrix.sources, plan.matrix.source_seed)
     return plan, settings, data
+
+
+def matrix_folder(matrix: str | Path | dict[str, Any]) -> Path | None:
+    """Return the folder of a matrix that is a file, where its relative paths start."""
+    if isinstance(matrix, dict) or not is_file(matrix):
+        return None
+    return Path(matrix).absolute().parent
 
 
 def _absolute(plugin: str) -> str:

@@ -13,6 +13,7 @@ from bench.base.types import DataInfo, Document, spec_of
 from bench.evidence.folder import RunFolder
 from bench.measure.cell import Sources
 from bench.measure.probes import Probe, Samples, probe
+from bench.plan.graph import at_seed
 from bench.plugins import registry
 from bench.plugins.contracts import Defense
 from bench.plugins.data import Dataset
@@ -127,5 +128,5 @@ class _Fitted(Mapping[str, nn.Module]):
 
 
 def make_defense(document: Document) -> Defense:
-    """Return the defense of a fit's document."""
-    return registry.DEFENSES.make(spec_of(document["defense"]))
+    """Return the defense of a fit's document, at its training seed."""
+    return at_seed(registry.DEFENSES.make(spec_of(document["defense"])), document["seed"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import filelock
 
@@ -28,18 +30,26 @@ Observer = Callable[[Node, Report, bool], None]
 """Called as each node ends: the node, its report, whether it was reused."""
 
 
+REMARKS = ("description", "report")
+"""Keys of a matrix that change no result."""
+
+
 def no_observer(node: Node, report: Report, reused: bool) -> None:
     """Watch nothing."""
 
 
 @dataclass
 class Progress:
-    """Where a run stands: how each node ended, and the weights that finished fits left."""
+    """Where a run stands: how each node ended, and the weights that finished fits left.
+
+    ``notes``: what a reader should know, as that a file is not the one that the folder's run read.
+    """
 
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     weights: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     traces: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def execute(
@@ -49,23 +59,47 @@ def execute(
     executor: LocalExecutor,
     observer: Observer = no_observer,
     fresh: bool = False,
+    replace: bool = False,
 ) -> Progress:
     """Run every node of ``plan`` into ``settings.run``; ``fresh`` reuses nothing of that folder.
 
-    Raises UserError where the folder is in use or cannot be written.
+    Raises UserError where the folder is in use or cannot be written, and, without ``replace``,
+    where it holds results that this plan would leave out.
     """
     folder = RunFolder(settings.run)
     folder.prepare(plan.matrix.name)
     with _exclusive(folder):
+        if not replace:
+            _check_kept(plan, folder)
         folder.sweep()
         sweep(settings.cache / "fits", STALE)
-        write_json(folder.top("plan.json"), {"schema": SCHEMA, **plan.document()})
+        base = os.path.relpath(settings.base or Path.cwd(), folder.root)
+        write_json(folder.top("plan.json"), {"schema": SCHEMA, "base": base, **plan.document()})
         progress = Progress()
         standing = Standing(folder, data)
         keys = Keys(data, settings.device_class, progress.weights, standing)
         run = _Run(plan, folder, keys, executor, observer, progress, fresh)
         run.drive()
     return progress
+
+
+def _check_kept(plan: Plan, folder: RunFolder) -> None:
+    """Raise UserError where another matrix of that name left results that would be lost."""
+    try:
+        before = read_json(folder.top("plan.json"))
+        matrix, nodes = before["matrix"], {node["id"] for node in before["nodes"]}
+        finished = folder.top("results.json").exists()
+    except (DamagedError, KeyError, TypeError):
+        return  # torn, or never written
+    here = plan.matrix.model_dump(mode="json")
+    other = [key for key in here if key in matrix and matrix[key] != here[key]]
+    lost = nodes - {node.id for node in plan.nodes}
+    if finished and lost and (differing := [key for key in other if key not in REMARKS]):
+        told = "; ".join(f"{key} = {matrix[key]!r}, and now {here[key]!r}" for key in differing)
+        raise UserError(
+            f"results folder {folder.root} holds a run of another {plan.matrix.name!r} ({told}): "
+            "choose another --out, or say --replace"
+        )
 
 
 @contextmanager
@@ -141,7 +175,20 @@ class _Run:
         if not self.fresh and self._stands(node, key):
             self._finish(node, Report(Outcome("done")), reused=True)
             return None
+        self._note_changes(node, key)
         return Task(node.id, node.kind, node.document, dict(node.needs), key, left)
+
+    def _note_changes(self, node: Node, key: Document) -> None:
+        """Name the files of a plugin that are not those of the folder's earlier run."""
+        try:
+            before = read_json(self.folder.document(node.kind, node.id))["key"]["files"]
+        except (DamagedError, KeyError, TypeError):
+            return
+        for path, found in key.get("files", {}).items():
+            if before.get(path, found) != found:
+                note = f"{path} has changed since this folder's last run: its results are new"
+                if note not in self.progress.notes:
+                    self.progress.notes.append(note)
 
     def _stands(self, node: Node, key: Document) -> bool:
         """Whether the folder holds this node's evidence, made of the same things, undamaged."""

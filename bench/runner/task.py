@@ -15,9 +15,10 @@ from bench.plugins.contracts import DataSettings
 class Settings:
     """What every worker of a run shares.
 
-    ``info``: what a network has to know of the data, so that a model can be built without them.
-    ``fit_timeout``: seconds that a fit, or the measuring of its model, may take. ``memory``: bytes
-    that a process may hold.
+    ``base``: where relative paths of plugins start, None where each process stands. ``info``: what
+    a network has to know of the data, so that a model can be built without them. ``fit_timeout``:
+    seconds that a fit, or the measuring of its model, may take. ``memory``: bytes that a process
+    may hold.
     """
 
     run: Path
@@ -28,6 +29,7 @@ class Settings:
     plugins: tuple[str, ...] = ()
     fit_timeout: float | None = None
     memory: int | None = None
+    base: Path | None = None
 
     @property
     def device_class(self) -> str:

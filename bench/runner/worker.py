@@ -35,6 +35,7 @@ from bench.base.files import (
     writing,
 )
 from bench.base.fingerprint import digest
+from bench.base.places import placed, start_at
 from bench.base.text import LONGEST, cut, one_line, plain
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
 from bench.evidence.folder import RunFolder
@@ -102,6 +103,7 @@ def _initialise(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends a run, not the terminal
     with writing(settings.run / "workers.log"):
         _redirect(settings.run / "workers.log")
+    start_at(settings.base)
     prepare_torch()
     _use_optimizers()
     doors.load_plugins(settings.plugins)
@@ -410,7 +412,7 @@ def _weights_of(model: nn.Module) -> int:
 
 def _check_files(task: Task) -> None:
     for path, found in task.key.get("files", {}).items():
-        check(Path(path), found)  # as it was when the key was made
+        check(placed(path), found)  # as it was when the key was made
 
 
 def _cached_weights(stored: Path, key: Document) -> str | None:

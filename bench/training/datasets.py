@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bench.base.places import placed
 from bench.base.types import UserError
 from bench.plugins.contracts import DataSettings, DataSource
 from bench.plugins.data import Dataset, assemble
@@ -96,7 +97,7 @@ class Arrays(DataSource):
         """Load and check the arrays; raises UserError that names the file and the array."""
         try:
             # Opened here, for numpy leaves the file open where it is no archive.
-            with Path(self.path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            with placed(self.path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{self.path}: cannot be read as .npz: {error}") from error

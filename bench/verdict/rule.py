@@ -8,6 +8,7 @@ from typing import Literal
 
 from bench.verdict.flags import FEW_SOURCES
 from bench.verdict.paired import Pairs, agresti_min, needed
+from bench.verdict.rates import wilson
 
 Verdict = Literal["inconclusive", "masked", "broken", "holds"]
 
@@ -40,12 +41,13 @@ SUSPICIOUS = ("zero-gradient", "gradient-direction", "gradient-mismatch", "unbou
 class Facts:
     """What the rule looks at, for one model at one budget.
 
-    ``pairs``: sources that survive on the defended and on the undefended model, None where either
-    is unknown. ``reference``: W_U, the accuracy left on the undefended model. ``missing``: panel
+    ``pairs``: sources that survive on the defended model and on the reference, the undefended one,
+    None where either is unknown. ``reference``: W_U, the accuracy left on it. ``missing``: panel
     cells of either model that failed, were skipped or changed nothing, in words. ``warnings``: ids
     of the flags that warn; ``not_evaluated``: of those that could not be looked at. ``moved``: by
-    how much the last round of closers moved W; ``like``: whether the undefended network has the
-    defense's architecture.
+    how much the last round of closers moved W; ``like``: whether the reference has the defense's
+    architecture. ``compared``: whether the run has a reference; ``pairs`` are else those with a
+    network of which nothing is left, the weakest that there can be.
     """
 
     sources: int
@@ -56,6 +58,7 @@ class Facts:
     not_evaluated: frozenset[str] = frozenset()
     moved: float = 0.0
     like: bool = True
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ def judge(facts: Facts) -> Judgement:
     reason = _unjudgeable(facts)
     if reason or facts.pairs is None:
         return Judgement("inconclusive", 1, reason or "no source was attacked")
+    if not facts.compared:
+        return _alone(facts, facts.pairs)
     low, high = agresti_min(facts.pairs)
     broken = high <= MARGIN
     delta = f"Δ = {_points(facts.pairs.delta)} [{_points(low)}, {_points(high)}] points"
@@ -93,6 +98,33 @@ def judge(facts: Facts) -> Judgement:
     return _gained(facts, delta)
 
 
+def _alone(facts: Facts, table: Pairs) -> Judgement:
+    """Return what can be said without a reference: never that a defense holds.
+
+    ``table`` compares with a network that keeps nothing, so its upper end bounds the gain over any.
+    """
+    low, high = agresti_min(table)
+    left = round(table.only_first)
+    share, ends = _points(left / facts.sources), wilson(left, facts.sources) or (0.0, 1.0)
+    told = f"{share} % [{', '.join(_points(end) for end in ends)}]"
+    why = f"no reference: of {facts.sources} sources {told} stand; {_doubts(facts)}"
+    if facts.warnings & set(MASKING):
+        return Judgement("masked", 2, why, high <= MARGIN)
+    if high <= MARGIN:
+        told = f"{why}; at most {_points(MARGIN)} points more than any other network"
+        return Judgement("broken", 3, told)
+    if low >= MARGIN and facts.warnings & set(SUSPICIOUS):
+        return Judgement("masked", 2, why)
+    return Judgement("inconclusive", 5, why, label="no reference")
+
+
+def _doubts(facts: Facts) -> str:
+    found = [f"flag {name}" for name in sorted(facts.warnings)]
+    if facts.moved >= SETTLED:
+        found.append(f"not converged (moved {_points(facts.moved)} points)")
+    return ", ".join(found) or "nothing warns"
+
+
 def _gained(facts: Facts, delta: str) -> Judgement:
     """Return the verdict on a gain that is beyond the margin: it holds where nothing speaks up."""
     if seen := sorted(facts.warnings & set(SUSPICIOUS)):
@@ -102,7 +134,7 @@ def _gained(facts: Facts, delta: str) -> Judgement:
     if doubts:
         return Judgement("inconclusive", 5, f"{delta} would hold, but for {', '.join(doubts)}")
     if not facts.like:
-        why = f"{delta} would hold, but the undefended network is of another architecture"
+        why = f"{delta} would hold, but the reference is of another architecture"
         return Judgement("inconclusive", 5, why, label="no like reference")
     if facts.moved >= SETTLED:
         told = f"not converged (moved {_points(facts.moved)} points)"
@@ -118,7 +150,9 @@ def _unjudgeable(facts: Facts) -> str | None:
         reasons.append(f"{facts.sources} sources, and a verdict needs {FEW_SOURCES}")
     if facts.missing:
         reasons.append(f"the panel is incomplete: {'; '.join(facts.missing)}{_so_far(facts)}")
-    if facts.reference is None:
+    if not facts.compared:
+        pass  # nothing of it can be missing
+    elif facts.reference is None:
         reasons.append("the undefended network was not attacked")
     elif facts.reference > POWER:
         left, most = _points(facts.reference), _points(POWER)

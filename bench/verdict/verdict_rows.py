@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from bench.base.types import DataInfo, Document, Suspicions, spec_of
 from bench.evidence.cells import Trial
 from bench.plan.graph import as_defense
 from bench.plan.matrix import MatrixConfig
-from bench.plan.panel import REFERENCE, Entry, Panel
+from bench.plan.panel import Entry, Panel
 from bench.plugins import registry
 from bench.verdict.paired import Pairs, agresti_min, pairs
 from bench.verdict.panel_flags import panel_flags
@@ -37,6 +37,8 @@ class Model:
     probe: pd.DataFrame | None = None
 
 
+T = TypeVar("T")
+
 Place = tuple[str, int]
 """Where a cell stands in a panel: the digest of its attack's document, and its round."""
 
@@ -44,7 +46,7 @@ Place = tuple[str, int]
 def panel_entries(matrix: MatrixConfig, panel: Panel) -> dict[Place, Entry]:
     """Return the entries of ``panel`` by their place, for look-up."""
     found: dict[Place, Entry] = {}
-    for entry in panel.entries(matrix.effort):
+    for entry in matrix.panel_entries(panel):
         document = registry.ATTACKS.document(registry.ATTACKS.make(entry.spec))
         found.setdefault((digest(document), entry.round), entry)
     return found
@@ -62,6 +64,11 @@ def verdict_rows(
     return [
         row for panel in matrix.panel for row in _Table(matrix, panel, info, ids, models).rows()
     ]
+
+
+def at_seed(seeds: Mapping[int, T], seed: int) -> T | None:
+    """Return what a reference has at a training seed: its own, or the only one it has."""
+    return next(iter(seeds.values())) if len(seeds) == 1 else seeds.get(seed)
 
 
 class _Table:
@@ -83,10 +90,12 @@ class _Table:
             trials = [placed(trial, entries) for trial in model.trials]
             self.models.setdefault(name, {})[seed] = model
             self.subjects.setdefault(name, {})[seed] = Subject(panel, info, ids, trials, expected)
-        reference = registry.DEFENSES.document(registry.DEFENSES.make(REFERENCE))
-        self.reference = next(
-            (name for name, seeds in self.models.items() if _is(seeds, reference)), None
-        )
+        spec = matrix.compared_with()
+        self.compared = spec is not None
+        self.reference = None
+        if spec is not None:
+            document = registry.DEFENSES.document(registry.DEFENSES.make(spec))
+            self.reference = next((n for n, s in self.models.items() if _is(s, document)), None)
         self.references = {
             name: plain
             for name, seeds in self.models.items()
@@ -115,16 +124,18 @@ class _Table:
 
     def _undefended(self, name: str | None = None) -> Mapping[int, Subject]:
         """Return by seed what the defense ``name`` is compared with: the run's, or its own."""
-        reference = self.references.get(name or "", self.reference)
-        return {} if reference is None else self.subjects.get(reference, {})
+        found = self._compared_with(name or "")
+        return {} if found is None else self.subjects.get(found, {})
+
+    def _compared_with(self, name: str) -> str | None:
+        return self.references.get(name, self.reference)
 
     def _is_reference(self, name: str) -> bool:
-        return name == self.references.get(name, self.reference)
+        return name == self._compared_with(name)
 
     def _like(self, name: str, seed: int) -> bool:
         """Return whether a model has the architecture of what it is compared with."""
-        reference = self.references.get(name, self.reference)
-        other = self.models.get(reference or "", {}).get(seed)
+        other = at_seed(self.models.get(self._compared_with(name) or "", {}), seed)
         return _contains(_shapes(self.models[name][seed]), _shapes(other))
 
     def _left(self, subject: Subject | None, budget: float) -> float | None:
@@ -171,18 +182,25 @@ class _Table:
             "threat": {"norm": threat.norm, "budget": threat.budget, "unit": threat.unit},
             "at": _number(self.panel, budget),
             **verdict,
+            "reference": self._named(self._compared_with(name)),
             "seeds": [document for document, _ in judged.values()],
             "curve": self._curve(name) if budget == self.panel.budgets[-1] else None,
         }
 
+    def _named(self, name: str | None) -> Document | None:
+        """Return the defense called ``name`` as its registry's document."""
+        return None if name is None or name not in self.models else _document(self.models[name])
+
     def _seed(self, name: str, seed: int, budget: float) -> tuple[Document, Judgement]:
         model, subject = self.models[name][seed], self.subjects[name][seed]
-        reference = self._undefended(name).get(seed)
+        compared = self.compared or name in self.references
+        reference = at_seed(self._undefended(name), seed)
         missing = subject.missing(budget)
         suspicions = model.suspicions + panel_flags(subject.siblings(budget), missing)
         table = None
-        if reference is not None and len(subject.ids):
-            table = pairs(subject.survivors(budget), reference.survivors(budget))
+        if (reference is not None or not compared) and len(subject.ids):
+            left = subject.survivors(budget)
+            table = pairs(left, reference.survivors(budget) if reference else np.zeros_like(left))
         complete = not missing and reference is not None and not reference.missing(budget)
         judgement = judge(
             Facts(
@@ -194,6 +212,7 @@ class _Table:
                 not_evaluated=frozenset(suspicions.not_evaluated),
                 moved=subject.unsettled(budget),
                 like=self._like(name, seed),
+                compared=compared,
             )
         )
         followed = subject.followed_up(budget)
@@ -202,14 +221,14 @@ class _Table:
             judgement = replace(judgement, why=f"{judgement.why}; {told}")
         gradients: Mapping[str, Any] = model.row.get("gradients") or {}
         itself = self._is_reference(name)
-        compared = table if complete and not itself else None
+        against = table if complete and not itself else None
         document = {
             "seed": seed,
             "model": model.row["id"],
             **self._figures(subject, budget),
             "undefended": self._left(reference, budget),
-            "delta": None if compared is None else compared.delta,
-            "delta_ci": None if compared is None else _interval(compared),
+            "delta": None if against is None else against.delta,
+            "delta_ci": None if against is None else _interval(against),
             "gradient_cosine": gradients.get("cosine_median"),
             "zero_share": gradients.get("zero_share"),
             **subject.queries(budget),
@@ -276,7 +295,11 @@ def _plain(seeds: Mapping[int, Model], models: Mapping[str, Mapping[int, Model]]
 
 
 def _is(seeds: Mapping[int, Model], defense: Document) -> bool:
-    return defense_of(next(iter(seeds.values())).row) == defense
+    return _document(seeds) == defense
+
+
+def _document(seeds: Mapping[int, Model]) -> Document:
+    return defense_of(next(iter(seeds.values())).row)
 
 
 def placed(trial: Trial, entries: Mapping[Place, Entry]) -> Trial:

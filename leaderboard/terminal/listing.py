@@ -12,7 +12,7 @@ from tabulate import tabulate
 from bench.base.text import nearest, one_line
 from bench.base.types import UserError
 from bench.claims.claim import claim_names, load_claim
-from bench.plan.graph import Plan
+from bench.plan.graph import Plan, data_name
 from bench.plan.matrix import load_matrix, matrix_names
 from bench.plugins.recipes import RECIPES
 from bench.plugins.registry import REGISTRIES
@@ -26,7 +26,7 @@ def show_plan(plan: Plan, classes: int, test: int, folder: Path) -> None:
     attempts = 0
     for node in plan.of("cell"):
         attempts += sources * (classes - 1 if node.attack().targets == "all" else 1)
-    say(f"matrix {matrix.name} on {plan.dataset['name']}, network {plan.network['name']}, "
+    say(f"matrix {matrix.name} on {data_name(plan.dataset)}, network {plan.network['name']}, "
                f"recipe {plan.recipe}, seeds {matrix.seeds}")  # fmt: skip
     counts = {kind: len(plan.of(kind)) for kind in ("fit", "probe", "cell")}
     say(f"{counts['fit']} fits, {counts['probe']} probes, {counts['cell']} cells, "

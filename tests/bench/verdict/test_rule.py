@@ -112,3 +112,27 @@ def test_seeds_combine_by_the_first_rule_that_any_meets() -> None:
         assert combine(seeds).label == label
     assert combine((holds, open_, holds)).sources_needed == open_.sources_needed
     assert combine((failed, open_)).sources_needed is None
+
+
+# Survivors of 100 beside a network that keeps nothing: there is no reference.
+ALONE = replace(STRONG, pairs=Pairs(100, 43, 0), reference=None, compared=False)
+
+
+def test_without_a_reference_nothing_holds_and_what_stands_is_said() -> None:
+    found = judge(ALONE)
+    assert (found.verdict, found.rule, found.label) == ("inconclusive", 5, "no reference")
+    assert found.why == "no reference: of 100 sources 43 % [34, 53] stand; nothing warns"
+    assert combine([found] * 3).label == "no reference"
+
+
+def test_without_a_reference_what_no_reference_could_change_is_known() -> None:
+    nothing = replace(ALONE, pairs=Pairs(100, 1, 0))
+    assert (judge(nothing).verdict, judge(nothing).rule) == ("broken", 3)
+    assert combine([given(nothing, "naive-beaten")]).label == "masked, broken"
+    assert combine([given(ALONE, "naive-beaten")]).label == "masked"
+    assert given(ALONE, "zero-gradient").verdict == "masked"
+    assert given(replace(ALONE, pairs=Pairs(100, 13, 0)), "zero-gradient").label == "no reference"
+    assert "flag vanishing" in given(ALONE, "vanishing").why
+    assert "not converged" in judge(replace(ALONE, moved=0.05)).why
+    assert judge(replace(ALONE, missing=("square failed",))).rule == 1
+    assert given(ALONE, "stochastic").rule == 1
