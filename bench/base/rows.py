@@ -323,15 +323,57 @@ class PairRow(TypedDict):
     survival: Annotated[list[Document], "difference of their worst cases, one a norm and budget"]
 
 
+class ReachRow(TypedDict):
+    """One attack on every source of a model."""
+
+    attack: Annotated[str, "name, and what it differentiates, runs or comes from"]
+    role: Annotated[str | None, "what it is in the panel, none outside of it"]
+    breaks: Annotated[
+        str,
+        "a character a source: the place in `budgets`, from 0, of the smallest that breaks it; "
+        "`+` where only more does, `.` where nothing did",
+    ]
+
+
+class ExampleRow(TypedDict):
+    """One source that fell, as an input: bytes in base64, one a feature."""
+
+    why: Annotated[str, "`least` change of all, `median` change, or drawn at `random`"]
+    sample: Annotated[int, "sample id"]
+    label: Annotated[int, "its class"]
+    answer: Annotated[int, "the class that the model sees in the adversarial input"]
+    attack: Annotated[str, "what broke it, as in `reach`"]
+    cell: Annotated[str, "its id in `results.json`"]
+    distance: Annotated[float, "how far, in the unit of the threat"]
+    clean: Annotated[str | None, "255 times the input; none where it is large"]
+    adversarial: Annotated[str | None, "255 times the adversarial input"]
+    change: Annotated[str | None, "127 times the change over `largest`, signed"]
+    largest: Annotated[float, "largest change of a feature"]
+
+
+class SourcesRow(ModelIdentity):
+    """One object of `sources.json`: which source of a model falls to whom under a norm."""
+
+    model: Annotated[str, "its id in `models.json`"]
+    threat: Annotated[ThreatRow, "norm and unit"]
+    budgets: Annotated[list[float], "of the panel, or of the cells; fractions under `l0`"]
+    shape: Annotated[list[int], "of an input"]
+    samples: Annotated[list[int], "sample ids of the sources"]
+    labels: Annotated[list[int], "their classes"]
+    correct: Annotated[str, "a character a source: `1` where it is right without an attack"]
+    reach: Annotated[list[ReachRow], "one an attack that is of the norm, or breaks anything"]
+    examples: Annotated[list[ExampleRow], "some that fell"]
+
+
 FILES: dict[str, type] = {
     "results.json": CellRow, "models.json": ModelRow, "verdicts.json": VerdictRow,
-    "logits.json": LogitRow, "pairs.json": PairRow,
+    "sources.json": SourcesRow, "logits.json": LogitRow, "pairs.json": PairRow,
 }  # fmt: skip
 """What each object of a file is."""
 
 PARTS: tuple[type, ...] = (
     ThreatRow, FlagRow, PairedRow, BinRow, SensitivityRow, GradientsRow, SuspicionRow, RecheckRow,
-    SeedRow, BreakerRow, CurveRow, SideRow,
+    SeedRow, BreakerRow, CurveRow, ReachRow, ExampleRow, SideRow,
 )  # fmt: skip
 """What the objects hold in turn."""
 
@@ -362,8 +404,9 @@ class Results:
     """What a run's records come to, each a file of the folder; ``bench.base.rows`` says its keys.
 
     ``cells``: one object a cell; ``models``: one a fitted model; ``verdicts``: one a defense and
-    budget of the matrix's panels. Only where the matrix's report is ``findings``, and otherwise
-    empty: ``logits``, one a model and attack; ``pairs``, one a pair of defenses.
+    budget of the matrix's panels; ``sources``: one a model and norm, none of what was published
+    without it. Only where the matrix's report is ``findings``, and otherwise empty: ``logits``, one
+    a model and attack; ``pairs``, one a pair of defenses.
     """
 
     cells: list[CellRow]
@@ -371,14 +414,15 @@ class Results:
     verdicts: list[VerdictRow] = field(default_factory=list)
     logits: list[Document] = field(default_factory=list)
     pairs: list[Document] = field(default_factory=list)
+    sources: list[SourcesRow] = field(default_factory=list)
 
     FILES: ClassVar[tuple[str, ...]] = ("results.json", "models.json", "verdicts.json")
-    FURTHER: ClassVar[tuple[str, ...]] = ("logits.json", "pairs.json")
+    FURTHER: ClassVar[tuple[str, ...]] = ("logits.json", "pairs.json", "sources.json")
 
     def documents(self) -> dict[str, Sequence[Mapping[str, Any]]]:
         """Return what each file holds; of the further ones, those that hold something."""
         rows: tuple[Sequence[Mapping[str, Any]], ...] = (
-            self.cells, self.models, self.verdicts, self.logits, self.pairs,
+            self.cells, self.models, self.verdicts, self.logits, self.pairs, self.sources,
         )  # fmt: skip
         every = dict(zip((*self.FILES, *self.FURTHER), rows, strict=True))
         return {name: found for name, found in every.items() if found or name in self.FILES}

@@ -33,6 +33,7 @@ from bench.results.cell_metrics import DISAGREEMENT, disagreement, summarise, wo
 from bench.results.logit_rows import logit_rows
 from bench.results.model_metrics import summarise_model, summarise_probe
 from bench.results.pair_rows import pair_rows
+from bench.results.source_rows import source_rows
 from bench.verdict.flags import ModelFacts, cell_flags, model_flags
 from bench.verdict.paired import paired_rates
 from bench.verdict.verdict_rows import Model, at_seed, verdict_rows
@@ -171,6 +172,7 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
         verdict_rows(plan.matrix, info, sources, judged),
         logit_rows(judged, sources) if told else [],
         pair_rows(plan.matrix, info, sources, judged) if told else [],
+        source_rows(plan.matrix, data, sources, judged, folder),
     )
 
 
