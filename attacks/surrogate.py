@@ -33,6 +33,9 @@ From = Literal["neighbourhood", "student"]
 DEFAULT = "apgd"
 """The attack that follows the gradient, unless told otherwise."""
 
+STARTS_AS = "undefended"
+"""What a student starts as, unless told otherwise."""
+
 ROUNDS = 4
 """How often the student is taught: by random points first, then by what fools it."""
 
@@ -51,6 +54,7 @@ class Surrogate(Attack):
     around, ``sigma`` away (standard deviation of a Gaussian, input units); or of a ``student``, an
     undefended network of the same data that was taught the model's answers at about ``draws``
     points around each source and around each of its own adversarial inputs, in four rounds.
+    ``source``: the fitted network that the student starts as, a defense's name or a table.
     ``attack``: what follows the gradient, a name or a table, in whose place stand further keys of a
     flat table: it climbs and stops by the model's own answers. Threat model, goal and targets are
     its own. Where it succeeds is judged on the model itself, as ever.
@@ -63,16 +67,17 @@ class Surrogate(Attack):
     draws: int = 20
     sigma: float = 0.1
     attack: NameOrTable = field(default_factory=lambda: {"name": DEFAULT}, hash=False)
+    source: NameOrTable = field(default=STARTS_AS, hash=False)
     inner: Attack = field(init=False, repr=False, compare=False)
 
     @classmethod
     def from_params(
         cls, *, attack: Any = DEFAULT, gradient: From = "neighbourhood", draws: int = 20,
-        sigma: float = 0.1, **params: Any,
+        sigma: float = 0.1, source: Any = STARTS_AS, **params: Any,
     ) -> Surrogate:  # fmt: skip
         """Make the plugin from a table: its own keys, and the inner attack's beside them."""
         table = parameter.as_table("attack", attack, DEFAULT)
-        return cls(gradient, draws, sigma, {**table, **params})
+        return cls(gradient, draws, sigma, {**table, **params}, source)
 
     def __post_init__(self) -> None:
         if self.gradient not in get_args(From):
@@ -80,6 +85,8 @@ class Surrogate(Attack):
         check_counts(draws=self.draws)
         if not 0 < self.sigma <= 1:
             raise ValueError(f"sigma must be in (0, 1], got {self.sigma!r}")
+        _, start = parameter.resolve(registry.DEFENSES, "source", self.source, STARTS_AS)
+        object.__setattr__(self, "source", start)
         inner, table = parameter.resolve(registry.ATTACKS, "attack", self.attack, DEFAULT)
         if inner.access != "gradients" or inner.requires():
             raise ValueError(f"it needs an attack that follows gradients, got {table['name']!r}")
@@ -118,7 +125,8 @@ class Surrogate(Attack):
         """Name the network that a student is made of, a fit that the plan shares."""
         if self.gradient == "neighbourhood":
             return {}
-        return {"student": parameter.as_spec({"name": "undefended"})}
+        assert isinstance(self.source, Mapping)
+        return {"student": parameter.as_spec(self.source)}
 
     def files(self) -> Sequence[Path]:
         """Name the files that the inner attack reads."""

@@ -95,19 +95,23 @@ class Sources:
     further: Sequence[Mapping[str, Any]] = ()
 
     def place(self, attacks: Sequence[PanelAttack]) -> Iterator[PanelAttack]:
-        """Yield a panel's ``attacks``: each way of transfer once for each source, in its place."""
+        """Yield a panel's ``attacks``: each way of transfer once for each source, in its place.
+
+        Another attack that starts from a network takes the first there is, or is left out.
+        """
         seen: list[PanelAttack] = []
         for attack in attacks:
-            if attack.role != "transfer":
+            if self.own or "source" not in attack.params():
                 yield attack
+            if "source" not in attack.params():
                 continue
-            if self.own:
-                yield attack
             way = attack.model_copy(update={"source": None})
             if way in seen:
                 continue
             seen.append(way)
-            for source in self.further:
+            transfers = attack.role == "transfer"
+            further = self.further if transfers else [] if self.own else self.further[:1]
+            for source in further:
                 yield attack.model_copy(update={"source": dict(source)})
 
 
