@@ -1,5 +1,7 @@
 """The built-in defenses: one paper, one file. The registry loads them by name."""
 
+from defenses.broken import INDEX as BROKEN
+
 INDEX = {
     "undefended": "defenses.undefended:Undefended",
     "twin": "defenses.undefended:Twin",
@@ -16,5 +18,7 @@ INDEX = {
     "robust_distillation": "defenses.robust_distillation:RobustDistillation",
     "knowledge_distillation": "defenses.knowledge_distillation:KnowledgeDistillation",
     "standard_training": "defenses.standard_training:StandardTraining",
+    "randomised_smoothing": "defenses.randomised_smoothing:RandomisedSmoothing",
     "checkpoint": "defenses.checkpoint:Checkpoint",
+    **BROKEN,
 }

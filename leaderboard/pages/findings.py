@@ -14,6 +14,7 @@ from leaderboard.findings.fooling import draw_fooling, fooling
 from leaderboard.findings.linear import draw_linear, linear
 from leaderboard.findings.logits import draw_logits, logits
 from leaderboard.findings.material import Material
+from leaderboard.findings.museum import museum
 from leaderboard.findings.networks import draw_networks, networks
 from leaderboard.findings.students import draw_students, inheritance, ranking
 from leaderboard.pages.markdown import page
@@ -30,6 +31,7 @@ FINDINGS: tuple[Callable[[Results], Finding | None], ...] = (
     linear,
     networks,
     fooling,
+    museum,
 )
 """In the order of the page; each is None where the run has nothing to say about it."""
 

@@ -1,0 +1,1 @@
+"""Broken defenses that let several answers vote."""

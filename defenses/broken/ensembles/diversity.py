@@ -1,0 +1,93 @@
+"""Adaptive diversity promoting ensembles: Pang, Xu, Du, Chen, Zhu 2019, arXiv 1901.08846."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
+
+from bench.plugins.contracts import BuildContext, FitContext
+from bench.plugins.data import Split
+from defenses.broken.base import Broken
+
+
+@dataclass(frozen=True)
+class EnsembleDiversity(Broken):
+    """``members`` networks whose wrong answers are pushed apart while they learn together.
+
+    The loss is the sum of the members' cross-entropies, minus ``entropy`` times the entropy of
+    their mean, minus ``diversity`` times the log-determinant of the Gram matrix of their normalised
+    probabilities of the incorrect classes (the paper's α = 2 and β = 0.5). Needs at least two
+    members, and more classes than members.
+    """
+
+    members: int = 3
+    entropy: float = 2.0
+    diversity: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.members < 2:
+            raise ValueError(f"members must be at least 2, got {self.members!r}")
+        if self.entropy < 0 or self.diversity < 0:
+            raise ValueError("entropy and diversity must not be negative")
+
+    def build(self, context: BuildContext) -> nn.Module:
+        """Return the ensemble."""
+        if context.info.classes <= self.members:
+            raise ValueError(
+                f"{self.members} members need more than {self.members} classes to differ in, "
+                f"and {context.info.name!r} has {context.info.classes}"
+            )
+        return Ensemble(context.network() for _ in range(self.members))
+
+    def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
+        """Train the members together."""
+        assert isinstance(model, Ensemble)
+        members = model.members
+
+        def objective(_: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            logits = torch.stack([member(x).float() for member in members])
+            loss = torch.stack([F.cross_entropy(each, y) for each in logits]).sum()
+            return loss - self.entropy * mean_entropy(logits) - self.diversity * spread(logits, y)
+
+        context.train(model, train.x, train.y, objective=objective)
+
+
+class Ensemble(nn.Module):
+    """The logarithm of the mean probability of ``members``, (batch, classes)."""
+
+    def __init__(self, members: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return log-probabilities."""
+        found = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
+        mean: Tensor = found.logsumexp(dim=0) - math.log(len(self.members))
+        return mean
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """Return the entropy of the members' mean probability, a mean over rows.
+
+    ``logits``: (members, batch, classes).
+    """
+    mean = logits.softmax(dim=2).mean(dim=0)
+    return -(mean * mean.clamp(min=1e-20).log()).sum(dim=1).mean()
+
+
+def spread(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the log-determinant of the members' Gram matrix over incorrect classes, a mean.
+
+    0 where they are orthogonal, negative elsewhere. ``logits``: (members, batch, classes).
+    """
+    wrong = ~F.one_hot(y, logits.shape[2]).bool()
+    probabilities = logits.softmax(dim=2)[:, wrong].view(len(logits), len(y), -1)
+    unit = F.normalize(probabilities, dim=2).transpose(0, 1)
+    gram = unit @ unit.transpose(1, 2) + 1e-6 * torch.eye(len(logits), device=logits.device)
+    volume: Tensor = torch.linalg.slogdet(gram).logabsdet
+    return volume.mean()

@@ -1,0 +1,1 @@
+"""Broken defenses that change what the network sees: encode, squeeze, move, project."""
