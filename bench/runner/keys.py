@@ -34,7 +34,7 @@ from bench.plan.graph import Closes, Node, Plan, at_seed
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
 from bench.plugins.contracts import Attack, Defense
-from bench.plugins.data import Dataset, Split
+from bench.plugins.data import Dataset
 from bench.suspicion.suspect import suspect
 from bench.training.fit import fit
 
@@ -147,7 +147,7 @@ class Keys:
     def _sample_document(self, count: int | None, seed: int) -> Document:
         if (count, seed) not in self._samples:
             ids = self.data.sources(count, seed)
-            chosen = Split(self.data.test.x[ids], self.data.test.y[ids])
+            chosen = self.data.test.take(ids)
             self._samples[count, seed] = {
                 "count": len(ids),
                 "ids": digest(ids.tolist()),
