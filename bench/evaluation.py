@@ -13,6 +13,7 @@ from torch import nn
 from bench.base.rows import CellRow, FlagRow, ModelRow, warns
 from bench.base.types import DataInfo, Document, Outcome, Spec, UserError
 from bench.handed.adapt import Form, adapt
+from bench.handed.diagnose import doubt
 from bench.handed.inputs import check_inputs
 from bench.measure.at_rest import at_rest
 from bench.measure.cell import Sources, attack_sources
@@ -29,7 +30,7 @@ from bench.suspicion.suspect import suspect
 from bench.verdict.flags import ModelFacts, model_flags
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     model: nn.Module,
     x: Any,
     y: Any,
@@ -38,6 +39,7 @@ def evaluate(
     sources: int | None = 100,
     seed: int = 0,
     name: str = "model",
+    expect_accuracy: float | None = None,
 ) -> pd.DataFrame:
     """Attack ``model`` and return one row an attack: the columns of ``results.json``.
 
@@ -47,7 +49,7 @@ def evaluate(
     arrays, test data that the model has not seen: all of it measures accuracy and confidence, the
     first ``sources`` (None: all) are attacked. What is guessed is a Python warning. ``attacks``:
     registered names, ``bench.Spec`` with parameters, or attack instances. The intervals are split
-    into ``*_low`` and ``*_high``.
+    into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
 
     The model is suspected as in a run (``bench.suspicion.suspect``): ``flags`` holds what was found
     of the model and of each attack, and what warns is also a Python warning.
@@ -64,7 +66,7 @@ def evaluate(
         count = len(test) if sources is None else min(sources, len(test))
         first = test.take(slice(0, count))
         chosen = Sources(torch.arange(count, device=first.y.device), first.x, first.y, seed)
-        clean, flags = _suspect(model, test, chosen, info)
+        clean, flags = _suspect(model, test, chosen, info, expect_accuracy)
         rows = [_evaluate(model, _attack(item), chosen, info, clean, seed) for item in attacks]
     for flag in flags:
         if warns(flag):
@@ -81,7 +83,7 @@ def evaluate(
 
 
 def _suspect(
-    model: nn.Module, test: Split, sources: Sources, info: DataInfo
+    model: nn.Module, test: Split, sources: Sources, info: DataInfo, expected: float | None
 ) -> tuple[Document, list[FlagRow]]:
     """Return what stands beside every attack, and what is suspicious about the model."""
     count = len(sources.ids)
@@ -89,7 +91,13 @@ def _suspect(
     found = probe(model, data, Samples(count, count, sources.seed))
     suspicion = suspect(copies(model), lambda module: module, sources.x, sources.y, SCALE)
     summary = summarise_model(found.rows, found.rows["sample_id"].tolist())
-    row = {"status": "done", "errors": found.errors, **summary, "suspicion": suspicion.document()}
+    row = {
+        "status": "done",
+        "errors": found.errors,
+        **summary,
+        "suspicion": suspicion.document(),
+        "handed": doubt(model, test, expected),
+    }
     flags = model_flags(ModelFacts(cast("ModelRow", row), info.classes)).document()["flags"]
     return summarise_probe(found.rows), flags
 

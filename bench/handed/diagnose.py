@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import binomtest
 from torch import Tensor, nn
+
+from bench.base.types import Document
+from bench.plugins.data import Split
 
 ROWS = 200
 """Rows that each cause is tried on: enough for a difference of ten points."""
@@ -58,17 +61,34 @@ class _Trial:
     change: Callable[[Tensor], Tensor]
 
 
+def doubt(model: nn.Module, test: Split, expected: float | None = None) -> Document:
+    """Return what is odd about a trained model on ``test``: JSON, ``HandedRow`` in bench.base.rows.
+
+    ``expected``: the accuracy that its author states.
+    """
+    few = test.take(_some(len(test), ROWS).to(test.y.device))
+    found = diagnose(model, few.x, few.y)
+    return {"expected": expected, "suspects": [asdict(item) for item in found]}
+
+
+def _some(count: int, rows: int) -> Tensor:
+    # Not the first ones: a folder of images comes class by class.
+    return torch.from_numpy(np.random.RandomState(0).permutation(count)[:rows].astype(np.int64))
+
+
 def diagnose(
     model: nn.Module, x: Tensor, y: Tensor, classes: int | None = None, rows: int = ROWS
 ) -> list[Suspect]:
     """Return the causes under which ``model`` is surely better than it is, the likeliest first.
 
-    ``x``: (n, *shape) float32 in [0, 1] on the model's device, ``y``: (n,) labels; the first
-    ``rows`` are asked. Tried: normalisation missing or done twice, the range of the inputs, the
-    order of channels and axes, training mode, labels that are shifted or in another order. An
-    honest model has none: each is held against the model as it is, row by row (a sign test).
+    ``x``: (n, *shape) float32 in [0, 1] on the model's device, ``y``: (n,) labels; ``rows`` of
+    them are asked, always the same. Tried: normalisation missing or done twice, the range of the
+    inputs, the order of channels and axes, the statistics of batch normalisation, labels that are
+    shifted or in another order. An honest model has none: each is held against the model as it
+    is, row by row (a sign test), and those that explain less than the best are left out.
     """
-    x, y = x[:rows], y[:rows]
+    chosen = _some(len(x), rows).to(x.device)
+    x, y = x[chosen], y[chosen]
     if not len(x):
         return []
     logits = _ask(model, x)
@@ -80,7 +100,8 @@ def diagnose(
     ]
     found += _training(model, x, y, right)
     found += _labels(logits.argmax(dim=1), y, right, classes)
-    return sorted((item for item in found if item is not None), key=lambda item: -item.accuracy)
+    likely = sorted((item for item in found if item), key=lambda item: -item.accuracy)
+    return [item for item in likely if item.accuracy > likely[0].accuracy - LEAST]
 
 
 def _suspect(cause: str, mend: str, before: Tensor, after: Tensor) -> Suspect | None:
