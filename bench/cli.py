@@ -17,7 +17,7 @@ import typer
 from bench.base.rows import warns
 from bench.base.text import plain
 from bench.base.types import DamagedError, UserError
-from bench.compose import RunResult, run_matrix, run_prepared
+from bench.compose import RunResult, run_matrix, run_prepared, say_notes
 
 if TYPE_CHECKING:
     from bench.base.rows import FlagRow, Results
@@ -157,6 +157,7 @@ def _dry_run(matrix: str, options: RunOptions) -> None:
 
     plan, settings, data = prepare(matrix, options)
     show_plan(plan, data.info.classes, len(data.test), settings.run)
+    say_notes(data)
 
 
 def _show(result: RunResult, debug: bool) -> None:

@@ -76,6 +76,8 @@ def run_prepared(
     from bench.runner.schedule import execute
 
     plan, settings, data = prepared
+    if watch:
+        say_notes(data)
     workers = options.workers or default_workers(settings.device)
     if settings.memory is None:
         settings = replace(settings, memory=default_memory(workers))
@@ -86,6 +88,14 @@ def run_prepared(
         recheck(plan, folder, executor)
     results = _write(plan, data, folder, settings, progress)
     return RunResult(settings.run, results, progress)
+
+
+def say_notes(data: Dataset) -> None:
+    """Print what was guessed of data and models, or is strange about them."""
+    from leaderboard.terminal.say import paragraph
+
+    for note in data.notes:
+        paragraph(f"note: {note}", fg="yellow")
 
 
 def _observer(plan: Plan, watch: bool) -> Any:
@@ -116,6 +126,8 @@ def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Pro
     if not isinstance(timings, dict):
         timings = {}  # not ours: written anew
     write_json(folder.top("timings.json"), {**timings, **progress.seconds})
+    if data.notes:
+        environment["notes"] = list(data.notes)
     write_json(folder.top("environment.json"), environment)
     write_text(folder.top("leaderboard.md"), render(made, environment))
     if plan.matrix.report is not None:

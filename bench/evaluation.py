@@ -8,10 +8,13 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.base.rows import CellRow, FlagRow, ModelRow, warns
 from bench.base.types import DataInfo, Document, Outcome, Spec, UserError
+from bench.handed.adapt import Form, adapt
+from bench.handed.diagnose import doubt
+from bench.handed.inputs import check_inputs
 from bench.measure.at_rest import at_rest
 from bench.measure.cell import Sources, attack_sources
 from bench.measure.probes import Samples, probe
@@ -27,7 +30,7 @@ from bench.suspicion.suspect import suspect
 from bench.verdict.flags import ModelFacts, model_flags
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     model: nn.Module,
     x: Any,
     y: Any,
@@ -36,15 +39,17 @@ def evaluate(
     sources: int | None = 100,
     seed: int = 0,
     name: str = "model",
+    expect_accuracy: float | None = None,
 ) -> pd.DataFrame:
     """Attack ``model`` and return one row an attack: the columns of ``results.json``.
 
-    ``model`` maps (n, *shape) float32 in [0, 1] to logits (n, classes); it is put in eval mode
-    for the call and stays where it is. ``x``: (n, *shape) in [0, 1] and ``y``: (n,) integer
-    labels, tensors or arrays, test data that the model has not seen; all of it measures accuracy
-    and confidence, the first ``sources`` (None: all) are attacked. ``attacks``: registered names,
-    ``bench.Spec`` with parameters, or attack instances. The intervals are split into ``*_low``
-    and ``*_high``.
+    ``model`` maps (n, *shape) float32 in [0, 1] to logits (n, classes), which may be the first
+    item of a tuple or ``logits`` of what it returns; it is put in eval mode for the call and stays
+    as it is. ``x``: (n, *shape), bytes or in [0, 1], and ``y``: (n,) integer labels, tensors or
+    arrays, test data that the model has not seen: all of it measures accuracy and confidence, the
+    first ``sources`` (None: all) are attacked. What is guessed is a Python warning. ``attacks``:
+    registered names, ``bench.Spec`` with parameters, or attack instances. The intervals are split
+    into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
 
     The model is suspected as in a run (``bench.suspicion.suspect``): ``flags`` holds what was found
     of the model and of each attack, and what warns is also a Python warning.
@@ -52,14 +57,16 @@ def evaluate(
     Raises UserError for inputs that cannot be used; an attack that fails on this model raises.
     """
     discovery.load_plugins()
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    test = _split(x, y, device)
+    test, model, notes = _handed(model, x, y)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     with at_rest(model):
         classes = _classes(model, test)
-        info = DataInfo(name, tuple(test.x.shape[1:]), classes, (0.0,), (1.0,))
+        info = DataInfo(name, tuple(test.stored.shape[1:]), classes, (0.0,), (1.0,))
         count = len(test) if sources is None else min(sources, len(test))
-        chosen = Sources(torch.arange(count, device=device), test.x[:count], test.y[:count], seed)
-        clean, flags = _suspect(model, test, chosen, info)
+        first = test.take(slice(0, count))
+        chosen = Sources(torch.arange(count, device=first.y.device), first.x, first.y, seed)
+        clean, flags = _suspect(model, test, chosen, info, expect_accuracy)
         rows = [_evaluate(model, _attack(item), chosen, info, clean, seed) for item in attacks]
     for flag in flags:
         if warns(flag):
@@ -76,7 +83,7 @@ def evaluate(
 
 
 def _suspect(
-    model: nn.Module, test: Split, sources: Sources, info: DataInfo
+    model: nn.Module, test: Split, sources: Sources, info: DataInfo, expected: float | None
 ) -> tuple[Document, list[FlagRow]]:
     """Return what stands beside every attack, and what is suspicious about the model."""
     count = len(sources.ids)
@@ -84,7 +91,13 @@ def _suspect(
     found = probe(model, data, Samples(count, count, sources.seed))
     suspicion = suspect(copies(model), lambda module: module, sources.x, sources.y, SCALE)
     summary = summarise_model(found.rows, found.rows["sample_id"].tolist())
-    row = {"status": "done", "errors": found.errors, **summary, "suspicion": suspicion.document()}
+    row = {
+        "status": "done",
+        "errors": found.errors,
+        **summary,
+        "suspicion": suspicion.document(),
+        "handed": doubt(model, test, expected),
+    }
     flags = model_flags(ModelFacts(cast("ModelRow", row), info.classes)).document()["flags"]
     return summarise_probe(found.rows), flags
 
@@ -113,33 +126,21 @@ def _name(attack: Attack) -> str:
         return type(attack).__name__  # an instance of a class that nobody registered
 
 
-def _split(x: Any, y: Any, device: torch.device) -> Split:
-    inputs = torch.as_tensor(x, device=device)
-    labels = torch.as_tensor(y, device=device)
-    if inputs.dtype == torch.uint8 or not inputs.is_floating_point():
-        raise UserError(f"x must be floating in [0, 1], got {inputs.dtype}: divide bytes by 255")
-    if not len(inputs):
-        raise UserError("x has no rows")
-    inputs = inputs.float()
-    if not (torch.isfinite(inputs).all() and inputs.min() >= 0 and inputs.max() <= 1):
-        raise UserError("x must lie in [0, 1], without NaN: put the normalisation into the model")
-    if labels.shape != inputs.shape[:1] or labels.is_floating_point():
-        raise UserError(
-            f"y must be ({len(inputs)},) integer labels, got {labels.dtype} {tuple(labels.shape)}"
-        )
-    return Split(inputs, labels.long())
+def _handed(model: nn.Module, x: Any, y: Any) -> tuple[Split, nn.Module, tuple[str, ...]]:
+    """Return the data on the model's device, the model as the harness takes it, and notes."""
+    found = check_inputs(x, y)
+    adapted, notes = adapt(model, Form(), found.x.shape[1:])
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return found.split().to(device), adapted, (*found.notes, *notes)
 
 
 def _classes(model: nn.Module, test: Split) -> int:
+    """Return how many classes the model has; raises UserError where a label is none of them."""
     with torch.no_grad():
-        logits = model(test.x[:1])
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
-        raise UserError(f"the model must return logits (n, classes), got {_describe(logits)}")
-    classes = logits.shape[1]
-    if int(test.y.max()) >= classes or int(test.y.min()) < 0:
-        raise UserError(f"y must hold labels in [0, {classes}), as many as the model has logits")
-    return int(classes)
-
-
-def _describe(value: Any) -> str:
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+        classes = int(model(test.take(slice(0, 1)).x).shape[1])
+    if int(test.y.max()) >= classes:
+        raise UserError(
+            f"y must hold labels in [0, {classes}), as many as the model has logits, and goes up "
+            f"to {int(test.y.max())}: do they count from 0?"
+        )
+    return classes

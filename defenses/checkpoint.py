@@ -3,56 +3,91 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.base.places import placed
-from bench.base.types import DataInfo, Spec, UserError
+from bench.base.text import reason_of
+from bench.base.types import DataInfo, UserError
+from bench.handed.adapt import Adapted, Form, Layout, Order, adapt
+from bench.handed.weights import (
+    PROGRAM,
+    SUFFIXES,
+    fill,
+    program_kind,
+    read_program,
+    read_weights,
+)
 from bench.plugins import discovery, registry
 from bench.plugins.contracts import BuildContext, Defense, FitContext
 from bench.plugins.data import Split
-
-SUFFIXES = (".safetensors", ".pt", ".pth")
+from bench.plugins.parameter import as_network, as_spec
 
 
 @dataclass(frozen=True)
 class Checkpoint(Defense):
     """A model of your own, without a class: ``builder`` makes it, ``weights`` fills it.
 
-    ``weights``: a ``.safetensors`` file, or a ``.pt`` or ``.pth`` file with a state dict, which is
-    read without running code from it; a relative path starts at the matrix's folder, else at the
-    current one. Several files, in a list, are the training seeds of one defense.
+    ``weights``: a ``.safetensors`` file, or a ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` file with a
+    state dict or a checkpoint around one, which is read without running code from it; ``part``:
+    which one of a checkpoint's, as ``"ema"``. A relative path starts at the matrix's folder, else
+    at the current one. Several files, in a list, are the training seeds of one defense.
     ``builder``: ``"my_pkg.models:build"`` or ``"models.py:build"``, called with the ``DataInfo``
-    where it takes an argument and with nothing otherwise; or the name of a registered network;
-    by default the matrix's own network. The module maps (batch, *shape) float32 in [0, 1] to
-    logits (batch, classes): normalisation belongs inside it.
+    where it takes an argument and with nothing otherwise; or a network's name, as ``"resnet18"``
+    or ``"torchvision:resnet50"``; or ``"program"`` for a TorchScript or ``torch.export`` file,
+    which runs as code does; by default the matrix's own network.
+
+    The module takes images in [0, 1], unless ``mean`` and ``std`` (``"0.49,0.48,0.45"``, one value
+    a channel), ``range`` (``"-1,1"``, ``"0,255"``), ``layout = "nhwc"`` or ``order = "bgr"`` say
+    what it was trained on: a wrapper makes that of inputs in [0, 1], and every budget is one of
+    these. It returns logits: a tensor, a tuple that begins with it, or an object or dict with
+    ``logits``. Half-precision weights are cast to float32. ``expect_accuracy``: what its author
+    says, a fraction, held against what is measured.
 
     Raises UserError for a builder that is not there and a file that does not fit. The file's
     SHA-256, the builder's source and the weights are part of the model's identity.
     """
 
-    whole: ClassVar[tuple[str, ...]] = ("weights",)
+    whole: ClassVar[tuple[str, ...]] = ("weights", "mean", "std", "range")
 
     weights: str | list[str] = field(hash=False)
     builder: str | None = None
+    part: str | None = None
+    mean: str | float | list[float] | None = field(default=None, hash=False)
+    std: str | float | list[float] | None = field(default=None, hash=False)
+    range: str | list[float] | None = field(default=None, hash=False)
+    layout: Layout | None = None
+    order: Order = "rgb"
+    expect_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         for name in (names := self._files()):
             if not name.endswith(SUFFIXES):
-                raise ValueError(f"weights must be a {', '.join(SUFFIXES)} file, got {name!r}")
+                raise ValueError(
+                    f"weights must be a {', '.join(SUFFIXES)} file, got {name!r}: save the "
+                    "model's state dict with safetensors.torch.save_file"
+                )
         if len(set(names)) < len(names):
             raise ValueError(f"weights names a file twice, which is no further training: {names}")
         # One file is the same defense with brackets and without.
         object.__setattr__(self, "weights", names[0] if len(names) == 1 else names)
+        if self.expect_accuracy is not None and not 0 < self.expect_accuracy <= 1:
+            raise ValueError(
+                f"expect_accuracy must be a fraction, 0.84 for 84 %, got {self.expect_accuracy!r}"
+            )
+        self.form()
         try:
             self.code()  # a builder that is not there is a mistake of the matrix, not of the run
         except UserError as error:
             raise ValueError(f"builder: {error}") from error
+
+    def form(self) -> Form:
+        """Return how the network wants its inputs."""
+        return Form.of(self.mean, self.std, self.range, self.layout, self.order)
 
     def _files(self) -> list[str]:
         return [self.weights] if isinstance(self.weights, str) else list(self.weights)
@@ -67,33 +102,60 @@ class Checkpoint(Defense):
 
     def code(self) -> Sequence[Callable[..., Any]]:
         """Name the builder."""
-        if self.builder is None:
+        if self.builder is None or self.builder == PROGRAM:
             return ()
-        if ":" in self.builder:
+        table = as_network(self.builder)
+        if ":" in self.builder and set(table) == {"name"}:
             return (_callable(self.builder),)
-        return (registry.NETWORKS.get(self.builder),)
+        return (registry.NETWORKS.get(table["name"]),)
 
     def build(self, context: BuildContext) -> nn.Module:
-        """Call the builder."""
-        if self.builder is None:
-            return context.network()
-        if ":" in self.builder:
-            return _module(self.builder, context.info)
-        return registry.NETWORKS.make(Spec(self.builder)).build(context.info)
+        """Call the builder, and wrap what it makes where it is not what the harness takes."""
+        return self._adapted(context)[0]
 
     def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
-        """Copy the weights from the file into ``model``, and ask it for the logits of one row."""
+        """Copy the weights from the file into ``model``; ``train`` is not looked at."""
+        self._fill(model)
+
+    def notes(self, context: BuildContext) -> Sequence[str]:
+        """Load the model as a run does, and say what was guessed on the way.
+
+        Raises UserError where it cannot be loaded, or does not fit the data of ``context``.
+        """
+        model, notes = self._adapted(context)
+        return (*notes, *self._fill(model))
+
+    def _adapted(self, context: BuildContext) -> tuple[nn.Module, tuple[str, ...]]:
+        info = context.info
+        model = self._made(context).eval()
+        try:
+            return adapt(model, self.form(), info.shape, info.classes)
+        except UserError as error:
+            raise UserError(f"{self.builder or 'the network'} ({self.weights}): {error}") from error
+
+    def _made(self, context: BuildContext) -> nn.Module:
+        if self.builder is None:
+            return context.network()
+        if self.builder == PROGRAM:
+            return read_program(self._file())
+        table = as_network(self.builder)
+        if ":" in self.builder and set(table) == {"name"}:
+            return _module(self.builder, context.info)
+        try:
+            return registry.NETWORKS.make(as_spec(table)).build(context.info)
+        except ValueError as error:
+            raise UserError(f"builder {self.builder!r}: {error}") from error
+
+    def _fill(self, model: nn.Module) -> tuple[str, ...]:
+        if self.builder == PROGRAM:
+            return (f"{self.weights} is a {program_kind(self._file())} program",)
+        weights = read_weights(self._file(), self.part)
+        network = model.network if isinstance(model, Adapted) else model
+        return (*weights.notes, *fill(network, weights, str(self.weights)))
+
+    def _file(self) -> Path:
         (name,) = self._files()  # the plan fits one training seed at a time
-        fill(model, read_weights(placed(name)), name)
-        with torch.no_grad():
-            logits = model.eval()(train.x[:1])
-        expected = (1, context.info.classes)
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        if got != expected:
-            raise UserError(
-                f"the model of {self.builder or 'the network'!r} must return logits of shape "
-                f"{expected} for an input of shape {tuple(train.x[:1].shape)}, got {got}"
-            )
+        return placed(name)
 
 
 def _callable(reference: str) -> Callable[..., Any]:
@@ -117,70 +179,14 @@ def _module(reference: str, info: DataInfo) -> nn.Module:
             f"builder {reference!r} must take no argument or the DataInfo alone, "
             f"and it needs {names}: give the others defaults"
         )
-    model = builder(info) if required else builder()
+    try:
+        model = builder(info) if required else builder()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"builder {reference!r} raises {reason_of(error)}") from error
     if not isinstance(model, nn.Module):
         raise UserError(
             f"builder {reference!r} must return a torch.nn.Module, got {type(model).__name__}"
         )
     return model
-
-
-def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Return the state dict of a file, on the CPU; nothing in the file is run.
-
-    Raises UserError where it cannot be read or holds anything but tensors by name.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"weights file {str(path)!r} does not exist") from error
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            f"weights file {str(path)!r} cannot be read as a plain state dict ({reason}): "
-            "save model.state_dict(), not the model, best with safetensors.torch.save_file"
-        ) from error
-    if isinstance(content, Mapping) and content:
-        others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
-        if not others:
-            return content
-        raise UserError(
-            f"weights file {str(path)!r} is not a state dict: {', '.join(others[:4])} "
-            "hold no tensors; save the state dict alone"
-        )
-    raise UserError(
-        f"weights file {str(path)!r} is not a state dict: it holds a {type(content).__name__}"
-    )
-
-
-def fill(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Copy ``weights`` into ``model``; raises UserError naming the keys that do not fit."""
-    wanted = model.state_dict()
-    missing = [key for key in wanted if key not in weights]
-    surplus = [key for key in weights if key not in wanted]
-    shapes = [
-        f"{key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in wanted.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    problems = [
-        *([f"missing {_some(missing)}"] if missing else []),
-        *([f"not in the model {_some(surplus)}"] if surplus else []),
-        *([_some(shapes)] if shapes else []),
-    ]
-    if problems:
-        hint = "; the prefix 'module.' is DataParallel's: save model.module.state_dict()"
-        prefixed = any(key.startswith("module.") for key in surplus)
-        raise UserError(
-            f"{origin} does not fit the model: {'; '.join(problems)}{hint if prefixed else ''}"
-        )
-    model.load_state_dict(weights)
-
-
-def _some(items: Sequence[str]) -> str:
-    more = f" and {len(items) - 4} more" if len(items) > 4 else ""
-    return ", ".join(items[:4]) + more

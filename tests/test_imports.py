@@ -43,7 +43,7 @@ FLOORS = {
         {"base"},
         {"plugins"},
         {"plan", "training", "measure"},
-        {"suspicion"},
+        {"suspicion", "handed"},
         {"evidence", "conformance"},
         {"runner", "verdict"},
         {"results", "claims"},

@@ -176,6 +176,22 @@ class SuspicionRow(TypedDict):
     errors: Annotated[dict[str, str], "what could not be measured, and why"]
 
 
+class SuspectRow(TypedDict):
+    """A cause that would explain why a trained model is worse than it should be."""
+
+    cause: Annotated[str, "in words"]
+    accuracy: Annotated[float, "on the rows tried, once the cause is undone"]
+    before: Annotated[float, "the same as things are"]
+    mend: Annotated[str, "what to change"]
+
+
+class HandedRow(TypedDict):
+    """What was asked of a model that others trained, on its way in."""
+
+    expected: Annotated[float | None, "accuracy that its author states"]
+    suspects: Annotated[list[SuspectRow], "causes under which it is surely better, best first"]
+
+
 class RecheckRow(TypedDict):
     """What came of asking a model again in a process of its own."""
 
@@ -209,6 +225,7 @@ class ModelRow(ModelIdentity):
     gradients: NotRequired[Annotated[GradientsRow, "what the flags on a model look at"]]
     suspicion: NotRequired[Annotated[SuspicionRow, "whether gradient and answers are its own"]]
     recheck: NotRequired[Annotated[RecheckRow | None, "asked again in a process of its own"]]
+    handed: NotRequired[Annotated[HandedRow, "of a checkpoint: is it as good as it should be"]]
     flags: Annotated[list[FlagRow], "what is suspicious about the model"]
     not_evaluated: Annotated[dict[str, str], "flags that could not be looked at, and why"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -161,6 +162,40 @@ class Spec:
 def spec_of(document: Document) -> Spec:
     """Return the plugin that a node's document names: its ``name`` and complete ``params``."""
     return Spec(document["name"], document["params"])
+
+
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*/\s*(\d+(?:\.\d*)?|\.\d+)\s*")
+
+
+def as_number(text: str) -> float:
+    """Return a number as people write it, ``0.1`` or a fraction as in ``8/255``.
+
+    Raises ValueError that shows how, for anything else and a division by zero.
+
+    >>> as_number("8/255") == 8 / 255
+    True
+    """
+    if match := _FRACTION.fullmatch(text):
+        above, below = (float(part) for part in match.groups())
+        if not below:
+            raise ValueError(f"{text!r} divides by zero")
+        return above / below
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"a number is expected, as 0.1 or 8/255, got {text!r}") from error
+
+
+def with_fractions(value: Any) -> Any:
+    """Return ``value`` with every text that is a fraction, as ``"8/255"``, as a number.
+
+    In lists and tables too: TOML has no fractions. Any other text stays text.
+    """
+    if isinstance(value, str):
+        return as_number(value) if _FRACTION.fullmatch(value) else value
+    if isinstance(value, Mapping):
+        return {key: with_fractions(item) for key, item in value.items()}
+    return [with_fractions(item) for item in value] if isinstance(value, list) else value
 
 
 class UserError(Exception):

@@ -9,12 +9,29 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from bench.base.package_files import packaged_names, read_table
 from bench.base.text import nearest
-from bench.base.types import DataInfo, Document, Norm, Spec, ThreatModel, Unit, UserError
-from bench.plan.matrix import Sources, Table, expand, parse_matrix
+from bench.base.types import (
+    DataInfo,
+    Document,
+    Norm,
+    Spec,
+    ThreatModel,
+    Unit,
+    UserError,
+    with_fractions,
+)
+from bench.plan.matrix import DatasetTable, Sources, Table, expand, parse_matrix
 from bench.plan.panel import REFERENCE, Panel, PanelFile
 from bench.plugins import registry
 
@@ -34,7 +51,7 @@ class Threat(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     norm: Norm
-    budget: float
+    budget: Annotated[float, BeforeValidator(with_fractions)]
     unit: Unit | None = None
 
     @model_validator(mode="after")
@@ -89,7 +106,7 @@ class Claim(BaseModel):
     description: str = ""
     reference: str = ""
     defense: Annotated[Table, AfterValidator(_one_of_each)]
-    dataset: Table = {"name": "digits"}
+    dataset: DatasetTable = {"name": "digits"}
     network: Table | None = None
     recipe: str | None = None
     threat: Threat

@@ -67,7 +67,9 @@ def _loaded(data: object) -> str | None:
 
 
 def _splits(data: Dataset) -> str | None:
-    for name in ("train", "validation", "test"):
+    # A data set for evaluation alone has neither of the first two.
+    alone = not len(data.train) and not len(data.validation)
+    for name in ("test",) if alone else ("train", "validation", "test"):
         if problem := _split(getattr(data, name), data.info):
             return f"{name}: {problem}"
     return None

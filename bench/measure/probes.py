@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.measure.logits import columns as logit_columns
 from bench.measure.logits import measures
-from bench.measure.query import answer, ask, differs, predict
+from bench.measure.query import BATCH, answer, ask, differs, predict
 from bench.measure.recast import View
 from bench.plugins.data import Dataset, Split
 
@@ -91,7 +91,7 @@ def training_sample(data: Dataset) -> Split:
 
 def describe(model: nn.Module, split: Split, classes: int, name: str = "test") -> pd.DataFrame:
     """Return what a forward pass tells of every image of ``split``, which is called ``name``."""
-    logits = predict(model, split.x, classes)
+    logits = torch.cat([predict(model, part.x, classes) for part in split.parts(BATCH)])
     exact = logits.double()
     sums = (exact.sum(dim=1) - 1).abs() < 1e-4
     columns = {
@@ -146,8 +146,7 @@ def _gradients(
 def _chunked(
     measure: Callable[[nn.Module, Tensor, Tensor], Tensor], model: nn.Module, split: Split
 ) -> Tensor:
-    rows = zip(torch.split(split.x, CHUNK), torch.split(split.y, CHUNK), strict=True)
-    return torch.cat([measure(model, x, y) for x, y in rows])
+    return torch.cat([measure(model, part.x, part.y) for part in split.parts(CHUNK)])
 
 
 def sensitivity(model: nn.Module, x: Tensor) -> Tensor:

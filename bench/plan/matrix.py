@@ -20,14 +20,23 @@ from pydantic import (
 )
 
 from bench.base.text import nearest
-from bench.base.types import Spec, UserError
+from bench.base.types import Spec, UserError, with_fractions
 from bench.plan.panel import LATE, REFERENCE, Entry, Panel
 from bench.plan.panel import Sources as TransferSources
 from bench.plugins import registry
+from bench.plugins.parameter import as_dataset, as_network
 
 
 def _as_table(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+    return {"name": value} if isinstance(value, str) else with_fractions(value)
+
+
+def _as_network(value: Any) -> Any:
+    return as_network(value) if isinstance(value, str) else value
+
+
+def _as_dataset(value: Any) -> Any:
+    return as_dataset(value) if isinstance(value, str) else value
 
 
 def _has_name(table: dict[str, Any]) -> dict[str, Any]:
@@ -48,6 +57,7 @@ def _distinct(values: list[int]) -> list[int]:
 
 
 Table = Annotated[dict[str, Any], BeforeValidator(_as_table), AfterValidator(_has_name)]
+DatasetTable = Annotated[Table, BeforeValidator(_as_dataset)]
 Sources = Annotated[int, Field(ge=1, strict=True)] | Literal["all"]
 
 NO_REFERENCE = {"name": "none"}
@@ -62,10 +72,11 @@ class MatrixConfig(BaseModel):
     against the first that differentiates the same output, attempt by attempt; ``"distillation"``
     a page, a table of costs and figures that stand beside the published ones; ``"findings"`` a page
     that tells what the run shows, each in two sentences with a table and a figure, and the logits
-    and pairs of models that it is made of. ``network`` and ``recipe`` default to the data set's
-    own. ``sources`` images of the test split are attacked, chosen by ``source_seed``, the same for
-    every model. ``probe_samples``: on how many of the test images input gradients are measured
-    without an attack, at least on the sources.
+    and pairs of models that it is made of. ``dataset``: by name, or the file or folder that holds
+    one; ``network`` and ``recipe`` default to the data set's own. A number may be written as a
+    fraction, ``eps = "8/255"``. ``sources`` images of the test split are attacked, chosen by
+    ``source_seed``, the same for every model. ``probe_samples``: on how many of the test images
+    input gradients are measured without an attack, at least on the sources.
 
     A ``[[panel]]`` names a norm and budgets: every defense meets the attacks committed for that
     norm (``bench.plan.panel``) and gets a verdict. ``effort`` above 1 runs the panel once more with
@@ -83,8 +94,8 @@ class MatrixConfig(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     description: str = ""
-    dataset: Table = {"name": "digits"}
-    network: Table | None = None
+    dataset: DatasetTable = {"name": "digits"}
+    network: Annotated[Table | None, BeforeValidator(_as_network)] = None
     recipe: str | None = None
     sources: Sources = 100
     probe_samples: Sources = 1000
@@ -148,12 +159,14 @@ class MatrixConfig(BaseModel):
         """Return the attacks of all panels, with the role of each."""
         return [entry for panel in self.panel for entry in self.panel_entries(panel)]
 
-    def with_budgets(self, budgets: Mapping[str, Sequence[float]]) -> MatrixConfig:
+    def with_budgets(self, budgets: Mapping[str, Sequence[float | str]]) -> MatrixConfig:
         """Return the matrix with these ``budgets`` by norm: a panel changed, or added.
 
         Raises UserError for an unknown norm or a budget that the norm cannot have.
         """
-        found: dict[str, Sequence[float]] = {panel.norm: panel.budgets for panel in self.panel}
+        found: dict[str, Sequence[float | str]] = {
+            panel.norm: panel.budgets for panel in self.panel
+        }
         found.update(budgets)
         tables = [{"norm": norm, "budgets": list(values)} for norm, values in found.items()]
         return parse_matrix({**self.model_dump(), "panel": tables}, "--budgets")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.base.types import UserError
+from bench.base.types import UserError, as_number
 from bench.plan.graph import Plan, make_plan
 from bench.plan.matrix import MatrixConfig, load_matrix, parse_matrix
+from bench.plugins.parameter import as_dataset
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RunOptions:
 def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:
     """Return the plan of a matrix with the options' overrides; plugins must be loaded."""
     overrides = {
-        "dataset": _dataset_table(options.dataset),
+        "dataset": options.dataset and as_dataset(options.dataset, Path.cwd()),
         "network": options.network,
         "recipe": options.recipe,
         "seeds": _seeds(options.seeds),
@@ -60,7 +61,7 @@ def _with_budgets(config: MatrixConfig, budgets: str | list[str] | None) -> Matr
     """Return ``config`` with budgets given as ``linf=0.1,0.2``, or bare where it has one panel."""
     if not budgets:
         return config
-    found: dict[str, list[float]] = {}
+    found: dict[str, list[str]] = {}
     for text in [budgets] if isinstance(budgets, str) else budgets:
         norm, _, values = text.rpartition("=")
         if not norm and len(config.panel) != 1:
@@ -69,20 +70,13 @@ def _with_budgets(config: MatrixConfig, budgets: str | list[str] | None) -> Matr
                 "write linf=0.1,0.2 or l0=2,4"
             )
         try:
-            found[norm or config.panel[0].norm] = [float(value) for value in values.split(",")]
+            [as_number(value.partition(" ")[0]) for value in values.split(",")]
         except ValueError as error:
             raise UserError(
-                f"--budgets takes numbers with commas, as in linf=0.1,0.2, got {text!r}"
+                f"--budgets takes numbers with commas, as in linf=0.1,8/255, got {text!r}"
             ) from error
+        found[norm or config.panel[0].norm] = values.split(",")
     return config.with_budgets(found)
-
-
-def _dataset_table(name: str | None) -> dict[str, str] | None:
-    if name is None:
-        return None
-    if name.endswith(".npz"):
-        return {"name": "arrays", "path": str(Path(name).absolute())}
-    return {"name": name}
 
 
 def _seeds(seeds: str | list[int] | None) -> list[int] | None:

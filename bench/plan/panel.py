@@ -10,9 +10,16 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
-from bench.base.types import Norm, Spec, ThreatModel
+from bench.base.types import Norm, Spec, ThreatModel, as_number
 
 Role = Literal[
     "naive", "log-odds", "strong", "black-box", "transfer", "noise", "unbounded", "closer",
@@ -142,16 +149,49 @@ def _ascending(budgets: list[float]) -> list[float]:
     return sorted(budgets)
 
 
+UNITS: dict[str, Norm] = {"features": "l0", "feature": "l0"}
+"""Words that may stand behind a budget, and the norm that is counted in them."""
+
+
+def _as_written(budgets: Any) -> Any:
+    """Return budgets as numbers: ``"8/255"`` and ``"24 features"`` are two ways to write one."""
+    given = budgets if isinstance(budgets, list | tuple) else [budgets]
+    return [_plain(item) if isinstance(item, str) else item for item in given]
+
+
+def _plain(text: str) -> float:
+    number, _, unit = text.strip().partition(" ")
+    if unit.strip() in ("pixels", "pixel"):
+        raise ValueError(
+            f"{text!r}: a panel of l0 counts features, and a pixel of three channels is three of "
+            'them: write "24 features" for 8 such pixels, or pixels = true in an [[attack]]'
+        )
+    return as_number(number if unit.strip() in UNITS else text)
+
+
+HOW = (
+    "inputs lie in [0, 1]: 8 levels of 255 are 8/255, and a budget on inputs that were normalised "
+    "outside is multiplied by their standard deviation"
+)
+"""How a budget that no box can hold is converted."""
+
+
 class Panel(BaseModel):
     """A ``[[panel]]`` of a matrix: a norm, and the budgets at which every defense is judged.
 
-    ``budgets``: numbers of features for ``l0``, lengths in input units otherwise.
+    ``budgets``: numbers of features for ``l0`` (also ``"24 features"``), lengths in input units
+    otherwise, also as ``"8/255"``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     norm: Norm
-    budgets: Annotated[list[float], Field(min_length=1), AfterValidator(_ascending)]
+    budgets: Annotated[
+        list[float],
+        Field(min_length=1),
+        BeforeValidator(_as_written),
+        AfterValidator(_ascending),
+    ]
 
     @model_validator(mode="after")
     def _budgets_fit(self) -> Panel:
@@ -159,9 +199,12 @@ class Panel(BaseModel):
             if not (math.isfinite(budget) and budget > 0):
                 raise ValueError(f"budgets must be positive, got {budget:g}")
             if self.norm == "linf" and budget > 1:
-                raise ValueError(f"budgets of linf must be at most 1, got {budget:g}")
+                raise ValueError(f"budgets of linf must be at most 1, got {budget:g}; {HOW}")
             if self.norm == "l0" and budget != int(budget):
-                raise ValueError(f"budgets of l0 are numbers of features, got {budget:g}")
+                raise ValueError(
+                    f"budgets of l0 are whole numbers of features, got {budget:g}: "
+                    "for a share of them multiply it by their number"
+                )
         return self
 
     def threat(self, budget: float, features: int) -> ThreatModel:

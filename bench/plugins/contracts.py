@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +161,22 @@ class Defense:
     def surrogate(self, model: nn.Module) -> nn.Module:
         """Return what gradient attacks differentiate; success is judged on ``model`` itself."""
         return model
+
+
+@runtime_checkable
+class HandedOver(Protocol):
+    """What a defense adds whose model others trained: ``fit`` looks at no training data.
+
+    ``expect_accuracy``: what its author says of its clean accuracy, in (0, 1], or None.
+    """
+
+    expect_accuracy: float | None
+
+    def notes(self, context: BuildContext) -> Sequence[str]:
+        """Load the model as a run does, and return what was guessed on the way, in words.
+
+        Raises UserError where it cannot be loaded, or does not fit the data of ``context``.
+        """
 
 
 @dataclass(frozen=True)

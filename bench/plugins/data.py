@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,42 +13,67 @@ from torch import Tensor
 
 from bench.base.types import DataInfo, UserError
 
+CHUNK = 1024
+"""Rows that are converted at a time where a whole split is looked at."""
+
 
 @dataclass(frozen=True)
 class Split:
-    """``x``: (n, *shape) float32 in [0, 1]; ``y``: (n,) int64 labels in [0, classes)."""
+    """``stored``: (n, *shape), bytes or floating numbers; ``y``: (n,) int64 labels.
 
-    x: Tensor
+    Bytes stay bytes, and a file that is mapped into memory stays on the disk: ``x`` makes inputs
+    of all rows each time it is asked for, so whoever wants some of a large split takes them first.
+    """
+
+    stored: Tensor
     y: Tensor
+
+    @property
+    def x(self) -> Tensor:
+        """The inputs, (n, *shape) float32 in [0, 1]: ``stored`` itself where it is just that."""
+        if self.stored.dtype != torch.uint8:
+            return self.stored.float()
+        # A tensor on the device: by a Python number CUDA multiplies with a rounded reciprocal.
+        return self.stored.float().div_(torch.tensor(255.0, device=self.stored.device))
 
     def __len__(self) -> int:
         return len(self.y)
 
     def to(self, device: torch.device) -> Split:
         """Return the split on ``device``."""
-        return Split(self.x.to(device), self.y.to(device))
+        return Split(self.stored.to(device), self.y.to(device))
 
     def take(self, index: Tensor | slice) -> Split:
         """Return the rows at ``index``."""
-        return Split(self.x[index], self.y[index])
+        return Split(self.stored[index], self.y[index])
+
+    def parts(self, rows: int) -> Iterator[Split]:
+        """Yield the split in pieces of so many ``rows``, in order; an empty one as it is."""
+        for start in range(0, max(1, len(self)), rows):
+            yield self.take(slice(start, start + rows))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Three splits, what a network has to know of them, and a SHA-256 of all their bytes."""
+    """Three splits, what a network has to know of them, and a SHA-256 of all their bytes.
+
+    A data set for evaluation alone has no rows in ``train`` and ``validation``. ``notes``: what
+    was guessed of the data, or is strange about them, in words.
+    """
 
     info: DataInfo
     train: Split
     validation: Split
     test: Split
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Dataset:
         """Return the data set on ``device``."""
         train, validation, test = (
             split.to(device) for split in (self.train, self.validation, self.test)
         )
-        return Dataset(self.info, train, validation, test, self.fingerprint)
+        return Dataset(self.info, train, validation, test, self.fingerprint, self.notes)
 
     def sources(self, count: int | None, seed: int) -> Tensor:
         """Return indices (int64, on the CPU) of the test images to attack.
@@ -65,39 +92,72 @@ class Dataset:
 
 def assemble(
     name: str,
-    train: tuple[np.ndarray, np.ndarray],
+    train: tuple[np.ndarray, np.ndarray] | None,
     test: tuple[np.ndarray, np.ndarray],
-    validation: int,
+    validation: int = 0,
+    *,
+    classes: int | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Dataset:
     """Make a ``Dataset`` of arrays; the last ``validation`` training rows become that split.
 
     Images are ``(n, *shape)``, uint8 (divided by 255) or floating in [0, 1]; labels integers.
+    Without ``train`` the set serves evaluation alone: its ``info`` has mean 0 and standard
+    deviation 1, for the statistics of training data are not known. ``classes``: their number,
+    by default as many as the labels name.
     """
     digest = hashlib.sha256(f"{name} {validation}".encode())
-    for array in (*train, *test):
+    arrays = [*(train or ()), *test]
+    for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    everything = Split(_inputs(train[0]), torch.from_numpy(train[1].astype(np.int64)))
-    cut = len(everything) - validation
-    learn, hold = everything.take(slice(None, cut)), everything.take(slice(cut, None))
-    held_out = Split(_inputs(test[0]), torch.from_numpy(test[1].astype(np.int64)))
-    classes = int(max(everything.y.max(), held_out.y.max())) + 1
-    mean, std = _statistics(learn.x)
-    info = DataInfo(name, tuple(learn.x.shape[1:]), classes, mean, std)
-    return Dataset(info, learn, hold, held_out, digest.hexdigest())
+    held_out = as_split(*test)
+    named = int(held_out.y.max()) + 1
+    if train is None:
+        everything = held_out.take(slice(0, 0))
+        channels = held_out.stored.shape[1] if held_out.stored.dim() == 4 else 1
+        learn, mean, std = everything, (0.0,) * channels, (1.0,) * channels
+    else:
+        everything = as_split(*train)
+        named = max(named, int(everything.y.max()) + 1)
+        learn = everything.take(slice(None, len(everything) - validation))
+        mean, std = _statistics(learn)
+    hold = everything.take(slice(len(learn), None))
+    info = DataInfo(name, tuple(held_out.stored.shape[1:]), classes or named, mean, std)
+    return Dataset(info, learn, hold, held_out, digest.hexdigest(), notes)
 
 
-def _inputs(array: np.ndarray) -> Tensor:
-    scaled = array.astype(np.float32) / 255 if array.dtype == np.uint8 else array.astype(np.float32)
-    return torch.from_numpy(scaled)
+def as_split(x: np.ndarray, y: np.ndarray) -> Split:
+    """Return arrays as a split: bytes, half and single precision as they are, others as float32."""
+    kept = x if x.dtype in (np.uint8, np.float16, np.float32) else x.astype(np.float32)
+    with warnings.catch_warnings():
+        # Bytes in a file that is mapped for reading: nothing of ours writes into ``stored``.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        stored = torch.from_numpy(np.ascontiguousarray(kept))
+    return Split(stored, torch.from_numpy(y.astype(np.int64)))
 
 
-def _statistics(x: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     # In float64 and per channel for images. A constant input keeps std = 1, for it is divided by.
-    channels = x.shape[1] if x.dim() == 4 else 1
+    stored = split.stored
+    channels = stored.shape[1] if stored.dim() == 4 else 1
     mean, std = [], []
     for channel in range(channels):
-        values = (x[:, channel] if x.dim() == 4 else x).numpy().astype(np.float64)
-        mean.append(round(float(values.mean()), 8))
-        std.append(round(float(values.std()), 8) or 1.0)
+        of_channel = stored[:, channel] if stored.dim() == 4 else stored
+        middle, spread = _moments(of_channel)
+        mean.append(round(middle, 8))
+        std.append(round(spread, 8) or 1.0)
     return tuple(mean), tuple(std)
+
+
+def _moments(values: Tensor) -> tuple[float, float]:
+    """Return mean and standard deviation in float64; of bytes by counting, for there are 256."""
+    if values.dtype != torch.uint8:
+        exact = values.float().numpy().astype(np.float64)
+        return float(exact.mean()), float(exact.std())
+    counts = np.zeros(256)
+    for rows in torch.split(values, CHUNK):
+        counts += np.bincount(rows.numpy().ravel(), minlength=256)
+    levels = Split(torch.arange(256, dtype=torch.uint8), torch.zeros(256)).x.double().numpy()
+    mean = float((counts @ levels) / counts.sum())
+    return mean, float(np.sqrt((counts @ (levels - mean) ** 2) / counts.sum()))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bench.base.places import placed
 from bench.base.types import Spec, UserError
 from bench.plugins.contracts import Plugin
 from bench.plugins.registry import Registry, parameters
@@ -32,6 +34,30 @@ def as_table(parameter: str, given: Any, example: str) -> dict[str, Any]:
             f'as in {parameter} = {{ name = "{example}" }}, got {given!r}'
         )
     return dict(table)
+
+
+ZOOS = ("torchvision", "timm", "robustbench")
+"""Packages whose networks are named ``PACKAGE:NAME``."""
+
+
+def as_network(name: str) -> dict[str, Any]:
+    """Return a network's name as a table: ``torchvision:resnet50`` is one of a package's."""
+    zoo, colon, model = name.partition(":")
+    return {"name": zoo, "model": model} if colon and zoo in ZOOS else {"name": name}
+
+
+def as_dataset(name: str, folder: Path | None = None) -> dict[str, Any]:
+    """Return a data set's name as a table: a file or a folder is one of a user's own.
+
+    ``.npz`` and ``.safetensors`` are ``arrays``, a path that ends in ``/`` or is a folder is an
+    ``image-folder``; a relative path starts at the matrix, or at ``folder``.
+    """
+    path = name if folder is None else str(folder / name)
+    if name.endswith((".npz", ".safetensors")):
+        return {"name": "arrays", "path": path}
+    if name.endswith("/") or ("/" in name and placed(path).is_dir()):
+        return {"name": "image-folder", "path": path}
+    return {"name": name}
 
 
 def as_spec(table: Table) -> Spec:

@@ -366,10 +366,10 @@ class _Probe:
         """Return all that was measured on the model."""
         if self.records is None:
             return {"status": "failed"}
+        told = self.evidence.document
         return {
             "status": "done",
-            "parameters": self.evidence.document["parameters"],
-            "errors": self.evidence.document["errors"],
-            "suspicion": self.evidence.document["suspicion"],
+            **{name: told[name] for name in ("parameters", "errors", "suspicion")},
+            **{name: told[name] for name in ("handed",) if name in told},
             **summarise_model(self.records, sources),
         }

@@ -27,14 +27,15 @@ from bench.base.types import (
 )
 from bench.evidence.cells import NOTHING_LEFT, SETTLED, UNSUSPECTED
 from bench.evidence.standing import Standing
+from bench.handed.diagnose import doubt
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
 from bench.plan.graph import Closes, Node, Plan, at_seed
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
-from bench.plugins.contracts import Attack, Defense
-from bench.plugins.data import Dataset, Split
+from bench.plugins.contracts import Attack, Defense, HandedOver
+from bench.plugins.data import Dataset
 from bench.suspicion.suspect import suspect
 from bench.training.fit import fit
 
@@ -61,6 +62,7 @@ class Keys:
         self.device_class = device_class
         self.models = models
         self._sources: dict[str, str] = {}
+        self._handed: set[str] = set()
         self._samples: dict[tuple[int | None, int], Document] = {}
 
     def of(self, node: Node) -> Document:
@@ -96,6 +98,8 @@ class Keys:
     def _fit(self, node: Node) -> Document:
         source = fit_source(node.document)
         self._sources[node.id] = source
+        if isinstance(node.plugin(), HandedOver):
+            self._handed.add(node.id)
         required = {role: self._model(need) for role, need in node.needs.items()}
         # Only where there are any: the keys of all other fits stay what they were.
         sources = {role: model["source"] for role, model in required.items()}
@@ -109,10 +113,12 @@ class Keys:
 
     def _probe(self, node: Node) -> Document:
         document = node.document
+        # Only of models that others trained: the keys of all others stay what they were.
+        further = (doubt,) if node.needs["model"] in self._handed else ()
         return {
             **self._common(node),
             "model": self._model(node.needs["model"]),
-            "source": source_hash(probe, suspect),
+            "source": source_hash(probe, suspect, *further),
             "samples": self._sample_document(_most(document, self.data), document["source_seed"]),
         }
 
@@ -147,7 +153,7 @@ class Keys:
     def _sample_document(self, count: int | None, seed: int) -> Document:
         if (count, seed) not in self._samples:
             ids = self.data.sources(count, seed)
-            chosen = Split(self.data.test.x[ids], self.data.test.y[ids])
+            chosen = self.data.test.take(ids)
             self._samples[count, seed] = {
                 "count": len(ids),
                 "ids": digest(ids.tolist()),

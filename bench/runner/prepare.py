@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from bench.base.files import default_cache
 from bench.base.places import start_at
@@ -16,7 +19,7 @@ from bench.plan.graph import Plan, data_name
 from bench.plan.matrix import is_file
 from bench.plan.options import RunOptions, plan_of
 from bench.plugins import discovery, registry
-from bench.plugins.contracts import DataSettings
+from bench.plugins.contracts import BuildContext, DataSettings, HandedOver
 from bench.plugins.data import Dataset
 from bench.runner.keys import check_attacks, check_files
 from bench.runner.task import Settings
@@ -65,7 +68,27 @@ def prepare(
         raise UserError(f"network {plan.network['name']!r}: {reason_of(error)}") from error
     if plan.matrix.sources != "all":
         data.sources(plan.matrix.sources, plan.matrix.source_seed)
-    return plan, settings, data
+    notes = _handed_over(plan, data, partial(network.build, data.info))
+    return plan, settings, replace(data, notes=(*data.notes, *notes))
+
+
+def _handed_over(plan: Plan, data: Dataset, network: Callable[[], nn.Module]) -> tuple[str, ...]:
+    """Load every model that others trained, and return what was guessed of them, each once.
+
+    Raises UserError where one cannot be loaded, or a defense must learn and there is nothing to.
+    """
+    notes: dict[str, None] = {}
+    for node in plan.of("fit"):
+        defense, name = node.defense(), node.document["defense"]["name"]
+        if isinstance(defense, HandedOver):
+            with registry.asking(defense, "notes"):
+                notes |= dict.fromkeys(defense.notes(BuildContext(data.info, {}, network)))
+        elif not len(data.train):
+            raise UserError(
+                f"{name!r} has to be trained and the data set {data.info.name!r} has no training "
+                "data: leave it out, or hand over a trained model instead of it (checkpoint)"
+            )
+    return tuple(notes)
 
 
 def matrix_folder(matrix: str | Path | dict[str, Any]) -> Path | None:

@@ -80,7 +80,8 @@ class Rebuilder:
         """Return the images that a cell of ``document`` attacks."""
         count, seed = document["sources"], document["source_seed"]
         ids = data.sources(None if count == "all" else count, seed).to(self.device)
-        return Sources(ids, data.test.x[ids], data.test.y[ids], seed)
+        chosen = data.test.take(ids)
+        return Sources(ids, chosen.x, chosen.y, seed)
 
     def probe(self, model: nn.Module, document: Document, data: Dataset) -> Probe:
         """Measure ``model`` as a probe's ``document`` says."""
@@ -104,8 +105,8 @@ class Rebuilder:
 def _checksums(data: Dataset, test_only: bool = False) -> tuple[int, int]:
     rest = () if test_only else (data.train, data.validation)
     return (
-        checksum([data.test.x, data.test.y]),
-        checksum([tensor for split in rest for tensor in (split.x, split.y)]),
+        checksum([data.test.stored, data.test.y]),
+        checksum([tensor for split in rest for tensor in (split.stored, split.y)]),
     )
 
 

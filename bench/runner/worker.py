@@ -39,11 +39,12 @@ from bench.base.places import placed, start_at
 from bench.base.text import LONGEST, cut, one_line, plain
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
 from bench.evidence.folder import RunFolder
+from bench.handed.diagnose import doubt
 from bench.measure.cell import Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError, predict
 from bench.plugins import discovery as doors
 from bench.plugins import registry
-from bench.plugins.contracts import AttackContext, Defense
+from bench.plugins.contracts import AttackContext, Defense, HandedOver
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
 from bench.runner.keys import attack_source, fit_source
@@ -295,6 +296,8 @@ class Worker:
         files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
         size = {"parameters": sum(weight.numel() for weight in model.parameters())}
         told = {"errors": found.errors, "suspicion": suspicion.document(), **size}
+        if isinstance(defense, HandedOver):
+            told["handed"] = doubt(model, data.test, defense.expect_accuracy)
         write_json(path, {**_node_document(task, files), **told})
 
     def _cell(self, task: Task) -> None:
@@ -367,7 +370,7 @@ class Worker:
 
 def _inference(model: nn.Module, data: Dataset) -> float:
     """Return the seconds of a pass over up to 1,000 test images: the median of five, once warm."""
-    x, seconds = data.test.x[:1000], []
+    x, seconds = data.test.take(slice(None, 1000)).x, []
     for _ in range(6):
         start = time.perf_counter()
         predict(model, x, data.info.classes)

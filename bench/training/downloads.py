@@ -8,6 +8,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,20 +87,60 @@ class Cifar10(_Downloadable):
     recipe: ClassVar[str] = "fast"
     paper_recipe: ClassVar[str | None] = "papernot-cifar10"
     folder: ClassVar[str] = "cifar-10-batches-py"
+    name: ClassVar[str] = "cifar10"
+    listing: ClassVar[str] = "CIFAR10"
 
     def resources(self, torchvision: Any) -> Sequence[tuple[str, str, list[str]]]:
-        """Return the six batches; torchvision fetches them as one archive."""
-        source = torchvision.CIFAR10
+        """Return the batches; torchvision fetches them as one archive."""
+        source = getattr(torchvision, self.listing)
         listed = [*source.train_list, *source.test_list]
         listed.append([source.meta["filename"], source.meta["md5"]])
         return [(name, md5, [source.url]) for name, md5 in listed]
 
     def read(self, root: Path) -> Dataset:
         """Read the batches through torchvision."""
-        source = _torchvision_datasets().CIFAR10
-        parts = [source(root, train=flag) for flag in (True, False)]
-        arrays = [(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets)) for part in parts]
-        return assemble("cifar10", arrays[0], arrays[1], validation=5000)
+        source = getattr(_torchvision_datasets(), self.listing)
+        train, test = (_channels_first(source(root, train=flag)) for flag in (True, False))
+        return assemble(self.name, train, test, validation=5000)
+
+
+@dataclass(frozen=True)
+class Cifar100(Cifar10):
+    """CIFAR-100 (Krizhevsky 2009): 100 classes, else as CIFAR-10."""
+
+    network: ClassVar[str] = "resnet18"
+    recipe: ClassVar[str] = "residual"
+    paper_recipe: ClassVar[str | None] = None
+    folder: ClassVar[str] = "cifar-100-python"
+    name: ClassVar[str] = "cifar100"
+    listing: ClassVar[str] = "CIFAR100"
+
+
+@dataclass(frozen=True)
+class Svhn(_Downloadable):
+    """Street View House Numbers, cropped (Netzer et al. 2011): 32 × 32; 68,257 / 5,000 / 26,032."""
+
+    network: ClassVar[str] = "resnet18"
+    recipe: ClassVar[str] = "residual"
+    folder: ClassVar[str] = ""
+
+    def resources(self, torchvision: Any) -> Sequence[tuple[str, str, list[str]]]:
+        """Return the two files."""
+        listed = [torchvision.SVHN.split_list[part] for part in ("train", "test")]
+        return [(name, md5, [url.replace("http://", "https://", 1)]) for url, name, md5 in listed]
+
+    def read(self, root: Path) -> Dataset:
+        """Read the two files through torchvision, which makes the label of a zero 0."""
+        source = _torchvision_datasets().SVHN
+        train, test = (
+            (part.data, np.asarray(part.labels))
+            for part in (source(root, split=name) for name in ("train", "test"))
+        )
+        return assemble("svhn", train, test, validation=5000)
+
+
+def _channels_first(part: Any) -> tuple[np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(part.data.transpose(0, 3, 1, 2)), np.asarray(part.targets)
 
 
 def find_data(settings: DataSettings) -> Path:
@@ -124,10 +165,14 @@ def _torchvision_datasets() -> Any:
     return datasets
 
 
+_md5 = partial(hashlib.md5, usedforsecurity=False)
+
+
 def _ensure(path: Path, md5: str, urls: list[str], settings: DataSettings) -> None:
     if not path.exists():
         _download(path, md5, urls, settings)
-    found = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, _md5).hexdigest()
     if found != md5:
         raise UserError(
             f"{path} is damaged: its MD5 is {found}, expected {md5}; "

@@ -16,6 +16,11 @@ INDEX = {
     "papernot-cifar10": "bench.training.networks:PapernotCifar10",
     "softmax-regression": "bench.training.networks:SoftmaxRegression",
     "mlp": "bench.training.networks:Mlp",
+    "resnet18": "bench.training.residual:ResNet18",
+    "wideresnet-28-10": "bench.training.residual:WideResNet",
+    "torchvision": "bench.training.zoo:Torchvision",
+    "timm": "bench.training.zoo:Timm",
+    "robustbench": "bench.training.zoo:RobustBench",
 }
 
 

@@ -138,7 +138,7 @@ ALIKE = 0.9
 MODEL_FLAGS = (
     "zero-gradient", "gradient-direction", "gradient-mismatch", "stochastic", "stateful",
     "batch-dependent", "judged-differently", "no-answer", "surrogate", "probabilities", "chance",
-    "accuracy-loss",
+    "accuracy-loss", "handed-over",
 )  # fmt: skip
 
 
@@ -153,6 +153,7 @@ def model_flags(facts: ModelFacts) -> Suspicions:
         _probabilities(model),
         _chance(model, facts.classes),
         _accuracy_loss(facts),
+        _handed_over(model),
     ]
     others = Suspicions(tuple(flag for flag in found if flag), _unknown(facts))
     return gradient_flags(model) + suspicion_flags(facts) + others
@@ -342,6 +343,34 @@ def _accuracy_loss(facts: ModelFacts) -> Flag | None:
         "accuracy-loss", "info", facts.reference - accuracy, ACCURACY_LOSS,
         f"clean accuracy {accuracy:.1%} where the undefended network has {facts.reference:.1%}",
         "read robustness beside accuracy: what is misclassified already needs no attack",
+    )  # fmt: skip
+
+
+def _handed_over(model: ModelRow) -> Flag | None:
+    found, bounds = model.get("handed"), model.get("accuracy_ci")
+    accuracy = model["accuracy"]
+    if found is None or accuracy is None or bounds is None:
+        return None
+    expected = found["expected"]
+    if expected is not None and bounds[1] < expected:
+        said = f"clean accuracy is {accuracy:.1%} where its author states {expected:.1%}"
+    elif found["suspects"]:
+        said = f"clean accuracy is {accuracy:.1%}"
+    else:
+        return None
+    first = next(iter(found["suspects"]), None)
+    if first is None:
+        cause = "; no usual cause explains it"
+        mend = "look at the weights, the builder and how the data were prepared"
+    else:
+        cause = (
+            f"; likely {first['cause']}: on some rows it goes from {first['before']:.0%} to "
+            f"{first['accuracy']:.0%} when that is undone"
+        )
+        mend = first["mend"]
+    return Flag(
+        "handed-over", "warning", accuracy, expected or (first or {"accuracy": 1.0})["accuracy"],
+        said + cause, mend,
     )  # fmt: skip
 
 

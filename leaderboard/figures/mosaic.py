@@ -69,7 +69,7 @@ def stored(
     attacked = records[(records["status"] == "attacked").to_numpy()]
     first = attacked.groupby("label")["sample_id"].first()
     originals = {
-        int(label): data.test.x[int(i)].cpu().numpy()
+        int(label): data.test.take(slice(int(i), int(i) + 1)).x[0].cpu().numpy()
         for label, i in zip(first.index.to_list(), first, strict=True)
     }
     mine = attacked[attacked["sample_id"].isin(first)]

@@ -38,7 +38,7 @@ class Material:
 
         Raises ValueError where the inputs are no images.
         """
-        x = self.data.test.x[sample].cpu().numpy()
+        x = self.data.test.take(slice(sample, sample + 1)).x[0].cpu().numpy()
         if x.ndim != 3:
             raise ValueError(f"inputs of shape {x.shape} are no images")
         image: npt.NDArray[np.float32] = x[0] if x.shape[0] == 1 else x.transpose(1, 2, 0)

@@ -40,8 +40,16 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def given(value: float | None) -> str:
-    """Return a number as somebody chose it, a budget or a temperature: without further zeros."""
-    return UNDEFINED if value is None else f"{value:g}".replace("-", MINUS)
+    """Return a number as somebody chose it, a budget or a temperature: without further zeros.
+
+    A length in levels of a byte is ``8/255``, unless the decimals are exact.
+    """
+    if value is None:
+        return UNDEFINED
+    levels = round(255 * value)
+    if float(f"{value:g}") != value and levels and levels / 255 == value:
+        return f"{levels}/255".replace("-", MINUS)
+    return f"{value:g}".replace("-", MINUS)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -107,7 +107,7 @@ def test_a_builder_that_is_not_there_is_named_before_the_run(builder: str, messa
     [
         ("greedy", "must take no argument or the DataInfo alone, and it needs a, b"),
         ("wrong", "must return a torch.nn.Module, got int"),
-        ("narrow", r"shape \(1, 3\) for an input of shape \(1, 1, 16, 16\), got \(1, 2\)"),
+        ("narrow", r"logits of shape \(2, 3\), got \(2, 2\): it has 2 classes and the data 3"),
     ],
 )
 def test_a_builder_that_does_not_serve(builder: str, message: str) -> None:
@@ -129,7 +129,7 @@ class Payload:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {"a": torch.zeros(1)}, "epoch": 3}, "state_dict, epoch hold no tensors"),
+        ({"state_dict": {"a": 1}, "epoch": 3}, "state_dict, epoch hold no tensors"),
         ([1, 2], "it holds a list"),
         ({}, "it holds a dict"),
         (b"junk", "cannot be read as a plain state dict"),
@@ -138,10 +138,6 @@ class Payload:
         ({"1.weight": torch.zeros(3, 256)}, "missing 1.bias"),
         ({**linear_weights(), "2.bias": torch.zeros(3)}, "not in the model 2.bias"),
         (linear_weights(4), r"1.weight is \(4, 256\), expected \(3, 256\)"),
-        (
-            {f"module.{key}": value for key, value in linear_weights().items()},
-            "the prefix 'module.' is DataParallel's",
-        ),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(content: object, message: str) -> None:
@@ -164,7 +160,9 @@ def test_junk_as_safetensors_and_a_strange_suffix() -> None:
     Path("w.safetensors").write_bytes(b"junk" * 9)
     with pytest.raises(UserError, match=r"w\.safetensors.*cannot be read"):
         fit(builder="my models.py:linear", weights="w.safetensors")
-    with pytest.raises(UserError, match=r"weights must be a .safetensors, .pt, .pth file"):
+    with pytest.raises(
+        UserError, match=r"weights must be a .safetensors, .pt, .* file, got 'w.onnx'"
+    ):
         registry.DEFENSES.make(Spec("checkpoint", {"weights": "w.onnx"}))
 
 

@@ -103,6 +103,8 @@ def test_every_built_in_loads_and_makes_its_defaults() -> None:
         "torchattacks_jsma": {"gamma": 0.1},
         "checkpoint": {"weights": "w.safetensors"},
         "submission": {"inputs": "adv.safetensors", "norm": "linf"},
+        "image-folder": {"path": "photos"},
+        **{zoo: {"model": "resnet18"} for zoo in ("torchvision", "timm", "robustbench")},
     }
     for found in registry.REGISTRIES.values():
         for name in found.names():

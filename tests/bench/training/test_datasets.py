@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from bench.base.types import Spec, UserError
+from bench.handed.arrays import Arrays
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.plugins.contracts import DataSettings
 from bench.plugins.data import Dataset
-from bench.training.datasets import Arrays, BreastCancer, Digits
+from bench.training.datasets import BreastCancer, Digits
 from bench.training.downloads import Cifar10, Mnist
 
 
@@ -180,7 +181,7 @@ def test_arrays_of_any_shape(tmp_path: Path) -> None:
     [
         ({"x_test": np.full((10, 5), 2.0)}, r"x_test must lie in \[0, 1\]"),
         ({"x_test": np.full((10, 5), np.nan)}, r"x_test must lie in \[0, 1\]"),
-        ({"x_test": np.zeros((10, 6))}, "rows of one shape"),
+        ({"x_test": np.eye(10, 6)}, "rows of one shape"),
         ({"y_test": np.zeros(9, int)}, "y_test must be"),
         ({"y_train": np.zeros(40)}, "y_train must be"),
         ({"y_train": np.full(40, -1)}, "y_train must be"),
@@ -198,7 +199,7 @@ def test_an_archive_that_is_none_or_lacks_an_array(tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read"):
         Arrays(str(tmp_path / "bad.npz")).load(DataSettings())
-    np.savez(tmp_path / "few.npz", x_train=np.zeros((3, 2)))
+    np.savez(tmp_path / "few.npz", x_train=np.eye(3, 2), x=np.eye(3, 2), y=np.arange(3))
     with pytest.raises(UserError, match="no array 'y_train'"):
         Arrays(str(tmp_path / "few.npz")).load(DataSettings())
     doors.load_plugins()
