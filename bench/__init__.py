@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bench.base.types import DataInfo, Spec, ThreatModel, UserError
     from bench.compose import run
     from bench.evaluation import evaluate
+    from bench.judging import Verdict, judge
     from bench.plugins.contracts import (
         Attack,
         AttackContext,
@@ -50,10 +51,12 @@ __all__ = [
     "Split",
     "ThreatModel",
     "UserError",
+    "Verdict",
     "attack",
     "dataset",
     "defense",
     "evaluate",
+    "judge",
     "network",
     "run",
 ]
@@ -62,6 +65,7 @@ _HOMES = {
     "bench.compose": ("run",),
     "bench.plugins.data": ("Dataset", "Split"),
     "bench.evaluation": ("evaluate",),
+    "bench.judging": ("Verdict", "judge"),
     "bench.plugins.contracts": (
         "Attack", "AttackContext", "BuildContext", "DataSettings", "DataSource", "Defense",
         "FitContext", "Network", "Perturbation",
@@ -74,6 +78,10 @@ _REGISTRIES = {
     "defense": "DEFENSES",
     "network": "NETWORKS",
 }
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:

@@ -7,78 +7,40 @@ from __future__ import annotations
 
 import io
 import sys
-import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.base.rows import warns
+from bench.base.foreign import refuse_foreign
 from bench.base.text import plain
-from bench.base.types import DamagedError, UserError
-from bench.compose import RunResult, run_matrix, run_prepared, say_notes
+from bench.base.types import UserError
+from bench.commands import (
+    CacheDir,
+    CellTimeout,
+    DataDir,
+    Debug,
+    Device,
+    DryRun,
+    FailOnFlag,
+    FitTimeout,
+    Fresh,
+    Matrix,
+    Memory,
+    Offline,
+    Plugins,
+    Replace,
+    Unpickle,
+    Workers,
+    app,
+    guard,
+    show_run,
+    status,
+)
+from bench.compose import run_matrix, run_prepared, say_notes
 
 if TYPE_CHECKING:
-    from bench.base.rows import FlagRow, Results
     from bench.plan.options import RunOptions
-
-
-app = typer.Typer(
-    name="retort",
-    help="How robust is this defense, really? Pairs defenses with attacks and keeps the evidence.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # brackets in help texts are defaults, no markup
-)
-
-Matrix = Annotated[str, typer.Option("--matrix", "-m", help="A matrix by name, or a .toml file.")]
-
-Plugins = Annotated[
-    list[str],
-    typer.Option("--plugin", help="A file or module whose plugins to load; may be repeated."),
-]
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-
-Workers = Annotated[
-    int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
-]
-
-DataDir = Annotated[Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")]
-
-CacheDir = Annotated[Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")]
-
-Offline = Annotated[bool, typer.Option("--offline", help="Never download.")]
-
-CellTimeout = Annotated[float | None, typer.Option(min=0.1, help="Seconds that a cell may take.")]
-
-FitTimeout = Annotated[float | None, typer.Option(min=0.1, help="Seconds that a fit may take.")]
-
-Memory = Annotated[
-    float | None,
-    typer.Option(min=0.1, help="GiB that a worker may hold [90 % of the machine's by workers]."),
-]
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"retort {version('retort-bench')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Take what stands before any command."""
 
 
 @app.command("run")
@@ -111,14 +73,11 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     cell_timeout: CellTimeout = None,
     fit_timeout: FitTimeout = None,
     memory: Memory = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Reuse no result of this folder.")] = False,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Take the place of another run in the folder.")
-    ] = False,
-    fail_on_flag: Annotated[
-        bool, typer.Option("--fail-on-flag", help="Exit 1 where a flag warns.")
-    ] = False,
+    dry_run: DryRun = False,
+    fresh: Fresh = False,
+    replace: Replace = False,
+    unpickle: Unpickle = False,
+    fail_on_flag: FailOnFlag = False,
     figures: Annotated[
         bool, typer.Option("--figures", help="Draw the security curves to RUN/figures.")
     ] = False,
@@ -133,7 +92,7 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     options = RunOptions(
         dataset, network, recipe, out, seeds, sources, budgets, effort, max_passes, device,
         workers, data_dir, cache_dir, offline, tuple(plugin), cell_timeout, fresh,
-        fit_timeout, memory, replace,
+        fit_timeout, memory, replace, unpickle,
     )  # fmt: skip
 
     def command() -> int:
@@ -145,10 +104,10 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
             from leaderboard.figures.curves import write_curves
 
             write_curves(result.results.verdicts, result.folder / "figures")
-        _show(result, debug)
-        return _status(result, fail_on_flag)
+        show_run(result, debug)
+        return status(result, fail_on_flag)
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 def _dry_run(matrix: str, options: RunOptions) -> None:
@@ -158,31 +117,6 @@ def _dry_run(matrix: str, options: RunOptions) -> None:
     plan, settings, data = prepare(matrix, options)
     show_plan(plan, data.info.classes, len(data.test), settings.run)
     say_notes(data)
-
-
-def _show(result: RunResult, debug: bool) -> None:
-    from bench.base.files import read_json
-    from leaderboard.terminal.results import show_results
-    from leaderboard.terminal.say import paragraph
-
-    for note in result.progress.notes:
-        paragraph(f"note: {note}", fg="yellow")
-    traces = list(result.progress.traces.values()) if debug else []
-    environment = read_json(result.folder / "environment.json")
-    show_results(result.results, environment, result.folder, traces)
-
-
-def _status(result: RunResult, fail_on_flag: bool) -> int:
-    failed = any(item.status == "failed" for item in result.progress.outcomes.values())
-    flagged = any(warns(flag) for flag in _flags(result.results))
-    return 1 if failed or (fail_on_flag and flagged) else 0
-
-
-def _flags(results: Results) -> Iterator[FlagRow]:
-    """Yield every flag of cells, of models and of the panels on them."""
-    seeds = [seed for row in results.verdicts for seed in row["seeds"]]
-    for flags in (row["flags"] for row in (*results.cells, *results.models, *seeds)):
-        yield from flags
 
 
 @app.command("list")
@@ -206,7 +140,7 @@ def list_command(
         show_listing(what)
         return 0
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 @app.command("publish")
@@ -232,7 +166,7 @@ def publish_command(
         typer.echo(plain(f"index: {write_index(to)}"))
         return 0
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 @app.command("check")
@@ -262,7 +196,7 @@ def check_command(
         typer.echo(f"{len(checks)} checks, {failed} failed")
         return 1 if failed else 0
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A results folder.")]
@@ -277,6 +211,7 @@ def verify_command(
     data_dir: DataDir = None,
     offline: Offline = False,
     plugin: Plugins = [],  # noqa: B006 (as above)
+    unpickle: Unpickle = False,
     debug: Debug = False,
 ) -> None:
     """Make every record, aggregate and page of a run again from its stored inputs and weights.
@@ -291,12 +226,13 @@ def verify_command(
         from bench.evidence.finished_run import read_run
         from bench.plugins import discovery
         from bench.plugins.contracts import DataSettings
-        from bench.runner.prepare import choose_device
+        from bench.runner.prepare import choose_device, vouch
         from leaderboard.pages.leaderboard import render
         from leaderboard.terminal.inspection import show_verification
 
         discovery.load_plugins(plugin)
         run = read_run(run_folder)
+        vouch(run.plan, unpickle)
         asked = recorded_device(run_folder) if device == "auto" else device
         chosen = choose_device("auto" if asked == "cuda" and device == "auto" else asked)
         data = DataSettings(data_dir, default_cache().absolute(), offline)
@@ -304,7 +240,7 @@ def verify_command(
         show_verification(run, found)
         return 1 if found.differences else 0
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 @app.command("claim")
@@ -356,9 +292,9 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
         answer = read_answer(said, read_run(result.folder), info)
         write_json(result.folder / "claim.json", answer.document())
         show_answer(answer, said.threat.model(info.features), result.folder)
-        return 1 if answer.word == "refuted" else _status(result, fail_on_flag=False)
+        return 1 if answer.word == "refuted" else status(result, fail_on_flag=False)
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 @app.command("selftest")
@@ -388,7 +324,7 @@ def selftest_command(
         show_findings(found)
         return 0 if all(finding.status == "ok" for finding in found) else 1
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 @app.command("show")
@@ -413,7 +349,7 @@ def show_command(
             show_results(results, read_json(run_folder / "environment.json"), run_folder)
         return 0
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 @app.command("explain")
@@ -437,7 +373,7 @@ def explain_command(
         show_cell(run, run.cell(cell if attack is None else named_cell(run.rows, cell, attack)))
         return 0
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 @app.command("diff")
@@ -465,7 +401,7 @@ def diff_command(
         show_verdict_changes(*(run.results.verdicts for run in runs))
         return 1 if any(pair.failure for pair in compared.pairs) else 0
 
-    _guard(command, debug)
+    guard(command, debug)
 
 
 def _param(item: str) -> tuple[str, Any]:
@@ -478,34 +414,16 @@ def _param(item: str) -> tuple[str, Any]:
         return name.strip(), value.strip()  # text without its quotes
 
 
-def _guard(command: Callable[[], int], debug: bool) -> None:
-    """Run ``command`` and exit with its status; a user's mistake is one message, no traceback."""
-    from leaderboard.terminal.say import say
-
-    try:
-        status = command()
-    except BrokenPipeError:
-        raise  # `python -m bench list | head`
-    except (UserError, DamagedError, OSError) as error:
-        if debug:
-            traceback.print_exc()
-        say(f"error: {error}", err=True, fg="red")
-        status = 2
-    except KeyboardInterrupt:
-        say(
-            "\ninterrupted: what is done is kept; the same command goes on from there",
-            err=True,
-            fg="yellow",
-        )
-        status = 130
-    raise typer.Exit(status)
-
-
 def main() -> None:
     """Entry point of ``retort`` and of ``python -m bench``."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # no Δ or ∞ ends a run where there is only ASCII
+    try:
+        refuse_foreign()
+    except UserError as error:
+        typer.echo(f"error: {plain(str(error))}", err=True)
+        raise SystemExit(2) from None
     try:
         app()
     except BrokenPipeError:  # `python -m bench list | head`

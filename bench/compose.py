@@ -105,9 +105,9 @@ def _observer(plan: Plan, watch: bool) -> Any:
 
     if not watch:
         return contextlib.nullcontext(no_observer)
-    from bench.runner.progress import bars
+    from bench.runner.progress import watching
 
-    return bars(plan)
+    return watching(plan)
 
 
 def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress) -> Results:

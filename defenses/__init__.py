@@ -19,6 +19,7 @@ INDEX = {
     "knowledge_distillation": "defenses.knowledge_distillation:KnowledgeDistillation",
     "standard_training": "defenses.standard_training:StandardTraining",
     "randomised_smoothing": "defenses.randomised_smoothing:RandomisedSmoothing",
+    "live": "defenses.live:Live",
     "checkpoint": "defenses.checkpoint:Checkpoint",
     **BROKEN,
 }

@@ -62,13 +62,13 @@ def _same(first: MatrixConfig, second: MatrixConfig) -> bool:
     return first.model_dump() == second.model_dump()
 
 
-def to_toml(matrix: MatrixConfig) -> str:
-    """Return ``matrix`` as a TOML file that loads back equal.
+def to_toml(matrix: MatrixConfig, brief: bool = False) -> str:
+    """Return ``matrix`` as a TOML file that loads back equal; ``brief``: without its defaults.
 
     Raises UserError for a value that TOML cannot write.
     """
-    document = matrix.model_dump(mode="json", exclude_none=True)
-    tables = {name: document.pop(name) for name in ("defense", "attack", "panel")}
+    document = matrix.model_dump(mode="json", exclude_none=True, exclude_defaults=brief)
+    tables = {name: document.pop(name, []) for name in ("defense", "attack", "panel")}
     lines = [f"{name} = {_value(value)}" for name, value in document.items()]
     for name, items in tables.items():
         for item in items:

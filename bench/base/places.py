@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _base: list[Path] = []
@@ -19,4 +20,5 @@ def base() -> Path:
 
 def placed(path: str | Path) -> Path:
     """Return ``path`` as a file that can be opened from wherever this process stands."""
-    return base() / path
+    # Without its "..", which would want folders on the way to exist before the run makes them.
+    return Path(os.path.normpath(base() / path))

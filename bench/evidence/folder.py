@@ -16,6 +16,12 @@ SCHEMA = 1
 """Version of the layout of a results folder; a newer one is refused."""
 
 
+MATRIX = "judge.toml"
+"""The matrix that ``judge`` made of what was handed to it."""
+
+HANDED = "handed"
+"""What was handed over in memory: data, and modules."""
+
 BESIDE: Mapping[Kind, Mapping[str, str]] = {
     "fit": {"weights": ".safetensors"},
     "probe": {"records": ".parquet"},
@@ -96,7 +102,7 @@ class RunFolder:
             )
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found = {path.name for path in self.root.iterdir()}
-            known = {*(path.name for path in self.folders()[1:]), "workers.log"}
+            known = {*(path.name for path in self.folders()[1:]), "workers.log", MATRIX, HANDED}
             foreign = {item for item in found - known if not item.startswith(".writable.")}
             # A run that was killed at its very start has left no more than those, and no lock.
             if name is None and foreign and ".lock" not in found:

@@ -20,7 +20,7 @@ from bench.plugins.recipes import find_recipe
 Kind = Literal["fit", "probe", "cell"]
 
 SCALE = 0.1
-"""At what distance, in input units, a model is looked at where no L∞ panel says one."""
+"""At what distance, in input units, a model is looked at where no L∞ panel has a smaller budget."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _probe_document(fit: str, matrix: MatrixConfig) -> Document:
     return {
         "fit": fit,
         "samples": samples,
-        "scale": budgets[0] if budgets else SCALE,
+        "scale": min([*budgets, SCALE]),  # farther off nothing was calibrated
         "sources": matrix.sources,
         "source_seed": matrix.source_seed,
     }

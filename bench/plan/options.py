@@ -36,6 +36,7 @@ class RunOptions:
     fit_timeout: float | None = None
     memory: float | None = None
     replace: bool = False
+    unpickle: bool = False
 
 
 def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:

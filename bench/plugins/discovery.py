@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bench.base.foreign import refuse_foreign
 from bench.base.places import placed
 from bench.base.text import nearest, reason_of
 from bench.base.types import UserError
@@ -47,6 +48,7 @@ def load_plugins(plugins: Iterable[str] = ()) -> None:
 
 
 def _load_built_ins() -> None:
+    refuse_foreign()
     for kind, package in BUILT_IN.items():
         index: dict[str, str] = importlib.import_module(package).INDEX
         for name, reference in index.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,16 +12,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.base.files import default_cache
-from bench.base.places import start_at
+from bench.base.files import default_cache, file_hash
+from bench.base.offline import forbid_network
+from bench.base.places import placed, start_at
 from bench.base.text import reason_of
-from bench.base.types import Spec, UserError
+from bench.base.types import DataInfo, Spec, UserError
 from bench.plan.graph import Plan, data_name
 from bench.plan.matrix import is_file
 from bench.plan.options import RunOptions, plan_of
 from bench.plugins import discovery, registry
 from bench.plugins.contracts import BuildContext, DataSettings, HandedOver
 from bench.plugins.data import Dataset
+from bench.plugins.unpickle import trust, trusted, untrusted
 from bench.runner.keys import check_attacks, check_files
 from bench.runner.task import Settings
 
@@ -35,6 +38,7 @@ def prepare(
     """
     base = base or matrix_folder(matrix)
     start_at(base)
+    forbid_network(options.offline)
     discovery.load_plugins(options.plugin)
     plan = plan_of(matrix, options)
     cache = (options.cache_dir or default_cache()).absolute()
@@ -56,7 +60,9 @@ def prepare(
         data = source.load(settings.data)
         if not isinstance(data, Dataset):
             raise TypeError(f"a bench.Dataset is expected, got {type(data).__name__}")
-    settings = replace(settings, info=data.info)
+    vouch(plan, options.unpickle)
+    settings = replace(settings, info=data.info, trusted=trusted())
+    check_budgets(plan, data.info)
     check_files(plan)
     check_attacks(plan, data.info)
     network = registry.NETWORKS.make(Spec(plan.network["name"], plan.network["params"]))
@@ -89,6 +95,41 @@ def _handed_over(plan: Plan, data: Dataset, network: Callable[[], nn.Module]) ->
                 "data: leave it out, or hand over a trained model instead of it (checkpoint)"
             )
     return tuple(notes)
+
+
+def check_budgets(plan: Plan, info: DataInfo) -> None:
+    """Raise UserError where a panel's budget is more than an input can change."""
+    for panel in plan.matrix.panel:
+        budget = panel.budgets[-1]
+        if panel.norm == "l0" and budget > info.features:
+            raise UserError(
+                f"a budget of {budget:g} features is more than the {info.features} features that "
+                f"an input of {info.name!r} has"
+            )
+        if panel.norm == "l2" and budget > (most := math.sqrt(info.features)):
+            raise UserError(
+                f"a budget of {budget:g} under l2 reaches farther than any two inputs of "
+                f"{info.name!r} lie apart, which is {most:.4g}"
+            )
+
+
+def vouch(plan: Plan, given: bool) -> None:
+    """Trust the pickled modules that a plan names, where whoever runs it says so (``given``).
+
+    Raises UserError where one is not trusted, or is not there.
+    """
+    for node in plan.of("fit"):
+        if node.document["defense"]["name"] != "live":
+            continue
+        for path in node.document["defense"]["params"]["modules"]:
+            try:
+                found = file_hash(placed(path))
+            except OSError as error:
+                raise UserError(f"{placed(path)} cannot be read: {error.strerror}") from error
+            if given:
+                trust([found])
+            elif found not in trusted():
+                raise UserError(untrusted(placed(path)))
 
 
 def matrix_folder(matrix: str | Path | dict[str, Any]) -> Path | None:

@@ -1,9 +1,17 @@
-"""Two progress bars with the time left: fits, and the cells and probes behind them."""
+"""Two progress bars with the time left: fits, and the cells and probes behind them.
+
+Where standard error is no terminal, as in a cluster's log, a line every half minute instead.
+"""
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,6 +20,69 @@ from rich.progress import TimeRemainingColumn as TimeLeft
 from bench.plan.graph import Node, Plan
 from bench.runner.schedule import Observer
 from bench.runner.task import Report
+
+EVERY = 30.0
+"""Seconds between two lines of a log."""
+
+
+class Tally:
+    """How far a run is: nodes that ended, of how many, and how."""
+
+    def __init__(self, plan: Plan) -> None:
+        fits = len(plan.of("fit"))
+        self.totals = {"models": fits, "attacks": len(plan.nodes) - fits}
+        self.done: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+
+    def observe(self, node: Node, report: Report, reused: bool) -> None:
+        """Count a node that ended."""
+        self.done["models" if node.kind == "fit" else "attacks"] += 1
+        if report.outcome.status != "done":
+            self.ends[report.outcome.status] += 1
+        self.ends["reused"] += reused or report.cached
+
+    def line(self, seconds: float) -> str:
+        """Return it as a line, so many ``seconds`` after the start, with the time left."""
+        parts = [f"{name} {self.done[name]}/{total}" for name, total in self.totals.items()]
+        ends = ", ".join(
+            f"{self.ends[n]} {n}" for n in ("failed", "skipped", "reused") if self.ends[n]
+        )
+        worked = sum(self.done.values()) - self.ends["reused"] - self.ends["skipped"]
+        left = sum(self.totals.values()) - sum(self.done.values())
+        about = f", about {_minutes(seconds / worked * left)} left" if worked and left else ""
+        return f"{_minutes(seconds)}: {', '.join(parts)}{f' ({ends})' if ends else ''}{about}"
+
+
+def _minutes(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+@contextmanager
+def lines(plan: Plan, stream: TextIO, every: float = EVERY) -> Iterator[Observer]:
+    """Write a line to ``stream`` every so many seconds while a run lasts, and one at its end."""
+    tally, start, ended = Tally(plan), time.monotonic(), threading.Event()
+
+    def write() -> None:
+        print(tally.line(time.monotonic() - start), file=stream, flush=True)
+
+    def ticking() -> None:
+        while not ended.wait(every):
+            write()
+
+    thread = threading.Thread(target=ticking, daemon=True)
+    thread.start()
+    try:
+        yield tally.observe
+    finally:
+        ended.set()
+        thread.join()
+        write()
+
+
+def watching(plan: Plan) -> AbstractContextManager[Observer]:
+    """Show on standard error how far a run is, as whoever reads it there can."""
+    return bars(plan) if sys.stderr.isatty() else lines(plan, sys.stderr)
 
 
 @contextmanager

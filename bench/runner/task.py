@@ -18,7 +18,7 @@ class Settings:
     ``base``: where relative paths of plugins start, None where each process stands. ``info``: what
     a network has to know of the data, so that a model can be built without them. ``fit_timeout``:
     seconds that a fit, or the measuring of its model, may take. ``memory``: bytes that a process
-    may hold.
+    may hold. ``trusted``: SHA-256 of the pickled modules that a worker may read.
     """
 
     run: Path
@@ -30,6 +30,7 @@ class Settings:
     fit_timeout: float | None = None
     memory: int | None = None
     base: Path | None = None
+    trusted: tuple[str, ...] = ()
 
     @property
     def device_class(self) -> str:

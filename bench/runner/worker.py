@@ -35,6 +35,7 @@ from bench.base.files import (
     writing,
 )
 from bench.base.fingerprint import digest
+from bench.base.offline import forbid_network
 from bench.base.places import placed, start_at
 from bench.base.text import LONGEST, cut, one_line, plain
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
@@ -47,6 +48,7 @@ from bench.plugins import registry
 from bench.plugins.contracts import AttackContext, Defense, HandedOver
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
+from bench.plugins.unpickle import trust
 from bench.runner.keys import attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
 from bench.runner.state import ProcessState, checksum
@@ -105,6 +107,8 @@ def _initialise(settings: Settings) -> None:
     with writing(settings.run / "workers.log"):
         _redirect(settings.run / "workers.log")
     start_at(settings.base)
+    forbid_network(settings.data.offline)
+    trust(settings.trusted)
     prepare_torch()
     _use_optimizers()
     doors.load_plugins(settings.plugins)

@@ -188,8 +188,11 @@ class _Table:
         }
 
     def _named(self, name: str | None) -> Document | None:
-        """Return the defense called ``name`` as its registry's document."""
-        return None if name is None or name not in self.models else _document(self.models[name])
+        """Return what says which defense is called ``name``."""
+        if name is None or name not in self.models:
+            return None
+        row = next(iter(self.models[name].values())).row
+        return {"defense": row["defense"], "defense_params": row["defense_params"]}
 
     def _seed(self, name: str, seed: int, budget: float) -> tuple[Document, Judgement]:
         model, subject = self.models[name][seed], self.subjects[name][seed]

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from bench.base.rows import VerdictRow
 from leaderboard.figures.style import HEIGHT, STYLES, WIDTH, Style, save, styled
 from leaderboard.tables.cells import labels
-from leaderboard.tables.sweeps import PLAIN
 from leaderboard.tables.verdicts import VerdictTable, verdict_tables
 
 if TYPE_CHECKING:
@@ -112,7 +111,8 @@ def _together(
 
     figure = NewFigure((WIDTH, HEIGHT), layout="constrained")
     axes = figure.add_subplot()
-    _plot(axes, plain, STYLES[0], PLAIN)
+    if table.compared:
+        _plot(axes, plain, STYLES[0], table.reference)
     for style, (name, lines) in zip(STYLES[1:], defenses.items(), strict=False):
         _plot(axes, lines, style, _legible(name))
     _frame(axes, table.norm)
@@ -142,7 +142,7 @@ def _apart(
     grid = list(figure.subplots(down, ACROSS, sharex=True, sharey=True, squeeze=False).flat)
     for place, (axes, (name, lines)) in enumerate(zip(grid, defenses.items(), strict=False)):
         first = place == 0
-        _plot(axes, plain, STYLES[0], f"{PLAIN}, all attacks" if first else "")
+        _plot(axes, plain, STYLES[0], f"{table.reference}, all attacks" if first else "")
         if lines and name in naive:
             _plot(axes, naive[name], STYLES[2], "naive attack" if first else "")
         _plot(axes, lines, STYLES[1], "all attacks" if first else "")

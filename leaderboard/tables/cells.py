@@ -81,6 +81,10 @@ def _flat(params: Row) -> Document:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    if isinstance(value, str):
+        return value.lstrip("./") if value.startswith("../") else value  # a file of a matrix's own
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

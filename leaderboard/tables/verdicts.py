@@ -11,6 +11,7 @@ from bench.base.rows import SeedRow, VerdictRow, warns
 from bench.verdict.rule import MARGIN
 from leaderboard.tables.cells import labels
 from leaderboard.tables.numbers import UNDEFINED, counted, fixed, given, percent, points
+from leaderboard.tables.sweeps import PLAIN
 
 MEANING = (
     f"A defense **holds** where the worst of all attacks leaves at least {100 * MARGIN:g} points "
@@ -57,7 +58,19 @@ class VerdictTable:
     @property
     def powerless(self) -> bool:
         """Whether the panel leaves too much of the undefended network at every budget."""
-        return not any(row["headline"] for row in self.rows)
+        return self.compared and not any(row["headline"] for row in self.rows)
+
+    @property
+    def compared(self) -> bool:
+        """Whether there is a network that the defenses are compared with."""
+        # Rows that were published before it was said are all compared with the undefended one.
+        return any(row.get("reference", row) is not None for row in self.rows)
+
+    @property
+    def reference(self) -> str:
+        """What to call that network."""
+        named = {(row.get("reference") or {"defense": PLAIN})["defense"] for row in self.rows}
+        return PLAIN if named <= {PLAIN} else "reference"
 
     def at(self, row: VerdictRow) -> str:
         """Return the budget of a row in words."""

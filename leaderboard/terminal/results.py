@@ -11,7 +11,7 @@ from bench.base.text import nearest
 from bench.base.types import UserError
 from bench.evidence.cells import waived
 from leaderboard.tables.cells import labels, model_table, success_table, threat_tables
-from leaderboard.tables.numbers import given
+from leaderboard.tables.numbers import UNDEFINED, given
 from leaderboard.tables.summary import (
     Warned,
     attack_summary,
@@ -28,6 +28,9 @@ LINES = 24
 
 REASONS = 2
 """Reasons and failures that are told; the rest is behind ``show`` and on the page."""
+
+SHOWN = (("holds", "green"), ("inconclusive", "yellow"), ("no reference", "yellow"))
+"""Verdicts whose reasons are told, and in which colour."""
 
 PAGES = ("findings.md", "distillation.md", "agreement.md", "cost.md")
 """What a matrix's ``report`` adds to ``leaderboard.md``."""
@@ -46,15 +49,28 @@ def show_results(
     for table in tables:
         _show_verdicts(table)
     if tables:
-        say("\nholds: 10 points surely above the undefended network, no warning, 3 seeds;")
-        say("broken: surely not; masked: an attack fails by itself, no evidence.")
+        _show_meaning(tables)
     else:
         _show_attacks(results.cells)
-    _show_warning(warned(results.cells, results.verdicts))
-    _show_failures(results.cells)
+    show_trouble(results)
     for trace in traces:
         say(trace)
     _show_files(folder)
+
+
+def show_trouble(results: Results) -> None:
+    """Print what a run warns of, and which cells did not finish."""
+    _show_warning(warned(results.cells, results.verdicts))
+    _show_failures(results.cells)
+
+
+def _show_meaning(tables: Sequence[VerdictTable]) -> None:
+    """Say in two lines what the verdicts mean, of those that can be among them."""
+    if any(table.compared for table in tables):
+        say("\nholds: 10 points surely above the undefended network, no warning, 3 seeds;")
+    else:
+        say("\nno reference: how much stands is said, and not whether that is a gain;")
+    say("broken: surely not; masked: an attack fails by itself, no evidence.")
 
 
 def _title(results: Results, environment: dict[str, Any]) -> str:
@@ -72,10 +88,11 @@ def _show_verdicts(table: VerdictTable) -> None:
     shown = table.shown[0]
     others = dict.fromkeys(given(row["at"]) for row in table.rows if row["at"] != shown["at"])
     also = f" (also: {', '.join(others)})" if others else ""
-    left = f"accuracy left in %, undefended {undefended(table)}"
+    plain = undefended(table)
+    left = "accuracy left in %" + ("" if plain == UNDEFINED else f", {table.reference} {plain}")
     say(f"\n{table.norm_name}, {table.at(shown)}{also}: {left}", bold=True)
     say(grid(summary_table(table), WIDTH))
-    for verdict, colour in (("holds", "green"), ("inconclusive", "yellow")):
+    for verdict, colour in SHOWN:
         reasons = reasoned(table, verdict)
         for why, names in reasons[:REASONS]:
             paragraph(f"{verdict}: {_some(names)}: {why}", fg=colour)

@@ -7,7 +7,7 @@ import pytest
 
 from bench.base.rows import Results
 from bench.base.types import ThreatModel
-from bench.cli import _status
+from bench.commands import status as _status
 from bench.compose import RunResult
 from bench.runner.schedule import Progress
 from bench.verdict.flags import MODEL_FLAGS, ModelFacts, cell_flags, model_flags

@@ -1,0 +1,380 @@
+"""A verdict on models that others trained: files or live modules in, a matrix and its run out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.audit.repeat_command import to_toml
+from bench.base.files import write_text
+from bench.base.rows import Results, VerdictRow, defense_of, warns
+from bench.base.types import DataInfo, Document, UserError, spec_of
+from bench.compose import RunResult, run_prepared
+from bench.evidence.folder import HANDED, MATRIX, RunFolder
+from bench.plan.graph import Node, Plan, data_name
+from bench.plan.options import RunOptions
+from bench.plugins import registry
+from bench.runner.prepare import prepare
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.plugins.data import Dataset
+    from bench.runner.task import Settings
+
+FORM = ("mean", "std", "range", "layout", "order", "part")
+"""Parameters of ``checkpoint`` that say how a network wants its inputs, the same for all given."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a verdict on ``defense``, in the terms of a matrix.
+
+    ``defense``, ``reference``, ``transfer_from``: tables as in a matrix, ``reference`` None for a
+    verdict without one. ``budgets``: as a panel takes them. ``name``: of the matrix; what the
+    results folder is called begins with it.
+    """
+
+    name: str
+    defense: Document
+    dataset: Document | str
+    norm: str
+    budgets: Sequence[float | str]
+    reference: Document | None = None
+    transfer_from: Sequence[Document] = ()
+    sources: int | str = 100
+
+    def matrix(self) -> Document:
+        """Return the matrix that answers it."""
+        return {
+            "name": self.name,
+            "dataset": self.dataset,
+            "sources": self.sources,
+            "probe_samples": self.sources,
+            "defense": [self.defense],
+            "panel": [{"norm": self.norm, "budgets": list(self.budgets)}],
+            "reference": self.reference or "none",
+            **({"transfer_from": list(self.transfer_from)} if self.transfer_from else {}),
+        }
+
+    def folder(self) -> Path:
+        """Return where its results lie unless told otherwise: named after all that is asked."""
+        data = self.dataset
+        name = Path(data).stem if isinstance(data, str) else data_name({"params": data, **data})
+        asked = "-".join(str(budget) for budget in self.budgets)
+        return Path("runs") / slug(f"{self.name}-{name}-{self.norm}-{asked}")
+
+
+def slug(text: str) -> str:
+    """Return ``text`` as a name for a matrix or a folder.
+
+    >>> slug("my_models.py:build 8/255")
+    'my_models.py_build_8_255'
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._-") or "model"
+
+
+def checkpoint(builder: str | None, weights: Sequence[str], form: Mapping[str, Any]) -> Document:
+    """Return the table of a defense whose training seeds are ``weights``."""
+    given = {key: value for key, value in form.items() if value is not None}
+    named = {} if builder is None else {"builder": builder}
+    return {"name": "checkpoint", **named, "weights": list(weights), **given}
+
+
+def travelling(path: str, folder: Path) -> str:
+    """Return ``path``, which starts here, as it is written in a matrix that lies in ``folder``.
+
+    Relative where both lie below the current folder, so that they can be moved together.
+    """
+    here, target = Path.cwd(), Path(path).absolute()
+    if target.is_relative_to(here) and folder.absolute().is_relative_to(here):
+        return Path(os.path.relpath(target, folder.absolute())).as_posix()
+    return str(target)
+
+
+def placed_builder(builder: str, folder: Path) -> str:
+    """Return a builder as a matrix in ``folder`` names it: only a file has a path."""
+    source, colon, name = builder.rpartition(":")
+    if colon and (source.endswith(".py") or "/" in source):
+        return f"{travelling(source, folder)}:{name}"
+    return builder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question that can be run: its plan and data were checked, and its models tried.
+
+    ``text``: the matrix as TOML. ``notes``: what was guessed of a model, by the name of its file.
+    """
+
+    plan: Plan
+    settings: Settings
+    data: Dataset
+    options: RunOptions
+    text: str
+
+    @property
+    def sources(self) -> int:
+        """How many rows are attacked."""
+        asked = self.plan.matrix.sources
+        return len(self.data.test) if asked == "all" else asked
+
+    def run(self, watch: bool = False) -> RunResult:
+        """Run it, with the matrix beside its results."""
+        folder = RunFolder(self.settings.run)
+        folder.prepare(self.plan.matrix.name)
+        write_text(folder.top(MATRIX), self.text)
+        return run_prepared((self.plan, self.settings, self.data), self.options, watch)
+
+
+def prepared(question: Question, options: RunOptions) -> Prepared:
+    """Plan ``question``, and check all that can be checked before anything runs.
+
+    Relative paths in it start at the results folder, where the matrix will lie. Raises UserError,
+    also for weights that do not fit their builder and a model with other inputs or classes than
+    the data.
+    """
+    out = (options.out or question.folder()).absolute()
+    options = replace(options, out=out)
+    plan, settings, data = prepare(question.matrix(), options, base=out)
+    for node in own_models(plan):
+        with registry.asking(node.defense(), "build"):
+            model_of(node, settings, data)
+    return Prepared(plan, settings, data, options, to_toml(plan.matrix, brief=True))
+
+
+def own_models(plan: Plan) -> list[Node]:
+    """Return the fits of a plan that only load what was trained elsewhere, one a training seed."""
+    return [node for node in plan.of("fit") if node.defense().trained() is not None]
+
+
+def model_of(node: Node, settings: Settings, data: Dataset) -> nn.Module:
+    """Return the model of a fit that only loads; raises UserError where it does not serve."""
+    import torch
+
+    from bench.plugins.recipes import find_recipe
+    from bench.runner.rebuild import make_defense
+    from bench.training.fit import fit
+
+    document = node.document
+    network = registry.NETWORKS.make(spec_of(document["network"]))
+    recipe = find_recipe(document["recipe"]["name"])
+    model = fit(make_defense(document), network, data, recipe, 0, {}, registry.ATTACKS.make)
+    with torch.no_grad():
+        logits = model(data.test.x[:1])
+    _check_logits(logits, data.info, str(document["defense"]["params"].get("builder")))
+    return model.to(settings.device)
+
+
+def _check_logits(logits: Any, info: DataInfo, name: str) -> None:
+    got = tuple(logits.shape) if hasattr(logits, "shape") else type(logits).__name__
+    if got != (1, info.classes):
+        raise UserError(
+            f"the model of {name!r} must return logits of shape {(1, info.classes)} for an input "
+            f"of shape {info.shape}, got {got}"
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What ``judge`` found, at the smallest budget that says something; ``results`` hold the rest.
+
+    ``folder``: the evidence of it all, with ``judge.toml``, the matrix that was run.
+    """
+
+    row: VerdictRow
+    results: Results
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """``holds``, ``broken``, ``masked``, ``inconclusive``, ``no reference`` and their kin."""
+        return self.row["verdict"]
+
+    @property
+    def reason(self) -> str:
+        """Why, in words."""
+        return str(self.row["why"])
+
+    @property
+    def worst_case(self) -> list[float | None]:
+        """By model: the share of sources that no attack within the budget breaks, None unknown."""
+        return [seed["worst_case"] for seed in self.row["seeds"]]
+
+    @property
+    def delta(self) -> list[float | None]:
+        """By model: the worst case minus the reference's; None without a reference."""
+        return [seed["delta"] for seed in self.row["seeds"]]
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags that warn, of models and panel."""
+        found = [flag for seed in self.row["seeds"] for flag in seed["flags"] if warns(flag)]
+        return list(dict.fromkeys(flag["id"] for flag in found))
+
+    @property
+    def broken_by(self) -> list[str]:
+        """The attacks that broke sources, the one with most breaks first."""
+        counts: dict[str, int] = {}
+        for item in (item for seed in self.row["seeds"] for item in seed["broken_by"]):
+            counts[item["attack"]] = counts.get(item["attack"], 0) + item["breaks"]
+        return sorted(counts, key=lambda attack: -counts[attack])
+
+    def __str__(self) -> str:
+        from leaderboard.terminal.judged import told
+
+        return told(self.row, self.results.verdicts, self.folder, self.notes)
+
+    def _repr_html_(self) -> str:
+        from leaderboard.terminal.judged import drawn
+
+        return drawn(self.row, self.results.verdicts, self.folder, self.notes)
+
+
+def verdict_of(result: RunResult, question: Question) -> Verdict:
+    """Return the verdict of a finished run on the defense that was asked about.
+
+    At the smallest budget where the panel has power, else at the largest.
+    """
+    plan_document = registry.DEFENSES.document(registry.DEFENSES.make(_spec(question.defense)))
+    rows = [r for r in result.results.verdicts if defense_of(r) == plan_document]
+    if not rows:
+        raise UserError(f"{result.folder} holds no verdict on {question.defense['name']!r}")
+    row = next((row for row in rows if row["headline"]), rows[-1])
+    return Verdict(row, result.results, result.folder, tuple(result.progress.notes))
+
+
+def judge(  # noqa: PLR0913 (keywords, as of the command)
+    models: nn.Module | Sequence[nn.Module],
+    x: Any,
+    y: Any,
+    *,
+    norm: str,
+    budget: float | str | Sequence[float | str],
+    reference: nn.Module | Sequence[nn.Module] | None = None,
+    transfer_from: Sequence[nn.Module] = (),
+    sources: int | str | None = None,
+    name: str = "judge",
+    out: str | Path | None = None,
+    **options: Any,
+) -> Verdict:
+    """Return a verdict on ``models``: trained networks, each a training seed of one defense.
+
+    ``models`` map (n, *shape) float32 in [0, 1] to logits; ``x``, ``y``: test data that they have
+    not seen, as ``bench.evaluate`` takes them. ``norm``: ``linf``, ``l2`` or ``l0``; ``budget``: a
+    length in input units, also ``"8/255"``, a number of features under L0, or several.
+    ``reference``: the same network without the defense, one for all or one for each; without it the
+    verdict says what stands, and never ``holds``. ``transfer_from``: further networks for transfer
+    attacks. ``sources``: how many rows are attacked (a number or ``"all"``; 100, or all where there
+    are fewer). ``name``, ``out``: of the run and its folder. ``options``: fields of ``RunOptions``.
+
+    It is a run like any other: the modules and data go to ``out/handed``, the matrix to
+    ``out/judge.toml``, and the same call goes on where an interrupted one stopped. Modules are
+    pickled, so that other processes can attack them; nobody's are read without ``--unpickle``.
+
+    Raises UserError for inputs that cannot be used and modules that cannot be pickled.
+    """
+    given = _several(models)
+    plain = [] if reference is None else _several(reference)
+    budgets = [budget] if isinstance(budget, int | float | str) else list(budget)
+    data = live_data(x, y)
+    asked = len(data[1])
+    question = Question(
+        slug(name), {"name": "live"}, "live", norm, budgets,
+        sources=min(100, asked) if sources is None else sources,
+    )  # fmt: skip
+    folder = (Path(out) if out is not None else question.folder()).absolute()
+    home = RunFolder(folder)
+    home.prepare(question.name)
+    path = _hand_data(data, folder, slug(name))
+    question = replace(
+        question,
+        dataset={"name": "arrays", "path": path},
+        defense=_hand(given, folder, "model"),
+        reference=_hand(plain, folder, "reference") if plain else None,
+        transfer_from=[
+            _hand([model], folder, f"source-{number}") for number, model in enumerate(transfer_from)
+        ],
+    )
+    result = prepared(question, RunOptions(out=folder, **_known(options))).run()
+    return verdict_of(result, question)
+
+
+def live_data(x: Any, y: Any) -> tuple[Any, Any]:
+    """Return test data that were handed over as arrays; raises UserError where they are none."""
+    import numpy as np
+
+    found = [
+        np.asarray(item.detach().cpu() if hasattr(item, "detach") else item) for item in (x, y)
+    ]
+    return found[0], found[1]
+
+
+def _hand_data(data: tuple[Any, Any], folder: Path, name: str) -> str:
+    """Write test data to a results folder, and return where they lie there."""
+    import numpy as np
+
+    from bench.base.files import atomic
+
+    path = folder / HANDED / f"{name}.npz"
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, x_test=data[0], y_test=data[1])
+    return path.relative_to(folder).as_posix()
+
+
+def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    from bench.base.text import nearest
+
+    if unknown := set(options) - set(RunOptions.__dataclass_fields__):
+        name = min(unknown)
+        raise UserError(
+            f"unknown option {name!r}: {nearest(name, RunOptions.__dataclass_fields__)}"
+        )
+    return options
+
+
+def _several(given: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    from torch import nn
+
+    return [given] if isinstance(given, nn.Module) else list(given)
+
+
+def _is_module(given: Any) -> bool:
+    from torch import nn
+
+    return isinstance(given, nn.Module)
+
+
+def _hand(models: Sequence[Any], folder: Path, role: str) -> Document:
+    """Write modules to a results folder, and return the table of the defense that they are."""
+    from bench.base.files import atomic
+    from bench.plugins.unpickle import identity, pickled
+
+    if not models:
+        raise UserError("no model was given")
+    paths, known = [], []
+    for number, model in enumerate(models):
+        if not _is_module(model):
+            raise UserError(
+                f"{role} {number} must be a torch.nn.Module, got {type(model).__name__}; weights "
+                "in a file are for the command judge"
+            )
+        path = folder / HANDED / f"{role}-{number}.pkl"
+        with atomic(path) as temporary:
+            temporary.write_bytes(pickled(model))
+        paths.append(path.relative_to(folder).as_posix())
+        known.append(identity(model))
+    if len(set(known)) < len(known):
+        raise UserError(f"{role}: the same module was given twice, which is no further training")
+    return {"name": "live", "modules": paths, "identity": known}
+
+
+def _spec(table: Document) -> Any:
+    from bench.plugins.parameter import as_spec
+
+    return as_spec(table)

@@ -1,0 +1,45 @@
+"""A model that was handed over in memory, by ``bench.judge``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from torch import nn
+
+from bench.base.places import placed
+from bench.plugins.contracts import BuildContext, Defense
+from bench.plugins.unpickle import unpickled
+
+
+@dataclass(frozen=True)
+class Live(Defense):
+    """Modules as ``bench.judge`` was given them, one a training seed; nothing is learnt.
+
+    ``modules``: pickles in the results folder, read only by who made them or vouches for them;
+    ``identity``: of each, a hash of code, structure and weights, which a pickle's bytes are not.
+    """
+
+    whole: ClassVar[tuple[str, ...]] = ("modules", "identity")
+
+    modules: list[str] = field(hash=False)
+    identity: list[str] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        if not self.modules or len(self.modules) != len(self.identity):
+            raise ValueError(
+                f"as many modules as identities are expected, got {len(self.modules)} and "
+                f"{len(self.identity)}"
+            )
+
+    def trained(self) -> Sequence[Live]:
+        """Return it with each of its modules: they are its training seeds."""
+        return [
+            replace(self, modules=[module], identity=[known])
+            for module, known in zip(self.modules, self.identity, strict=True)
+        ]
+
+    def build(self, context: BuildContext) -> nn.Module:
+        """Read the pickle."""
+        return unpickled(placed(self.modules[0]))

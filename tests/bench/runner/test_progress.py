@@ -1,0 +1,54 @@
+"""How far a run is, where nobody sees bars."""
+
+import io
+import threading
+from typing import Any, cast
+
+from bench.base.types import Outcome
+from bench.plan.graph import Node, Plan, make_plan
+from bench.plan.matrix import parse_matrix
+from bench.plugins import discovery
+from bench.runner.progress import Tally, lines
+from bench.runner.task import Report
+
+
+def plan() -> Plan:
+    discovery.load_plugins()
+    table = {
+        "name": "m",
+        "defense": ["undefended"],
+        "attack": [{"name": "fgsm", "eps": [0.1, 0.2]}],
+    }
+    return make_plan(parse_matrix(table, "m"))
+
+
+def test_a_line_says_what_ended_how_and_about_what_is_left() -> None:
+    made = plan()
+    tally = Tally(made)
+    assert tally.line(3) == "3 s: models 0/1, attacks 0/3"
+    fit, *rest = made.nodes
+    tally.observe(fit, Report(Outcome("done"), 1.0, cached=True), False)
+    assert tally.line(5) == "5 s: models 1/1, attacks 0/3 (1 reused)"
+    tally.observe(rest[0], Report(Outcome("done"), 1.0), False)
+    tally.observe(rest[1], Report(Outcome("failed", "boom")), False)
+    assert tally.line(120) == (
+        "2 min 00 s: models 1/1, attacks 2/3 (1 failed, 1 reused), about 1 min 00 s left"
+    )
+
+
+def test_lines_come_while_nothing_ends_and_one_at_the_end() -> None:
+    class Stream(io.StringIO):
+        """Tells when the second line has come."""
+
+        second = threading.Event()
+
+        def flush(self) -> None:
+            if self.getvalue().count("\n") == 2:
+                self.second.set()
+
+    stream = Stream()
+    with lines(plan(), stream, every=0.001) as observe:
+        assert stream.second.wait(60)
+        observe(cast("Node", plan().nodes[0]), cast("Any", Report(Outcome("done"))), True)
+    last = stream.getvalue().splitlines()[-1]
+    assert last.endswith("models 1/1, attacks 0/3 (1 reused)")
