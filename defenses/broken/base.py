@@ -29,6 +29,10 @@ class Broken(Undefended):
         return model
 
 
+EXAMPLE = "thermometer_encoding"
+"""What is attacked by its way round, unless told otherwise."""
+
+
 @dataclass(frozen=True)
 class Adaptive(Defense):
     """The network of another defense, attacked with the adaptive attack of the literature.
@@ -38,10 +42,10 @@ class Adaptive(Defense):
     ``ValueError`` for a defense that has none.
     """
 
-    of: NameOrTable = field(hash=False)
+    of: NameOrTable = field(default=EXAMPLE, hash=False)
 
     def __post_init__(self) -> None:
-        defense, table = parameter.resolve(registry.DEFENSES, "of", self.of, "thermometer_encoding")
+        defense, table = parameter.resolve(registry.DEFENSES, "of", self.of, EXAMPLE)
         if not isinstance(defense, Broken) or type(defense).way_round is Broken.way_round:
             raise ValueError(f"of: no way round is known for {table['name']!r}")
         object.__setattr__(self, "of", table)

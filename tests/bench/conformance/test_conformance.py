@@ -235,6 +235,18 @@ def test_a_class_that_nobody_registered_is_checked_too() -> None:
     assert failures(check_defense(GaussianNoise, {"sigma": -1.0})) == ["parameters"]
 
 
+WRONG = {
+    # The museum: they hide their gradients and say nothing of it, as their papers did.
+    "input_transformation": "zero everywhere",
+    "generative_projection": "zero everywhere",
+    # So does this one, and a few images are too few to learn its codes.
+    "thermometer_encoding": "training collapsed",
+    # Or to learn to draw them.
+    "magnet": "training collapsed",
+}
+"""What the suite says of built-in defenses that are wrong on purpose, or need more data."""
+
+
 @pytest.mark.parametrize("kind", CHECKERS)
 def test_every_built_in_passes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
@@ -257,6 +269,8 @@ def test_every_built_in_passes(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
     params: dict[str, dict[str, Any]] = {
         "image-folder": {"path": str(tmp_path / "photos")},
         "wideresnet-28-10": {"depth": 10, "width": 1},
+        "adaptive": {"of": "output_codes"},
+        "ensemble_diversity": {"members": 2},
         "art": {"attack": "DeepFool"},
         "arrays": {"path": str(tmp_path / "mine.npz")},
         "checkpoint": {"weights": str(tmp_path / "w.safetensors")},
@@ -273,10 +287,15 @@ def test_every_built_in_passes(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
         if kind == "networks" and name in ZOOS:
             continue  # a package of its own, and images of three channels
         checks = CHECKERS[kind](name, params.get(name))
-        assert [str(check) for check in checks if check.failed] == []
+        failed = [str(check) for check in checks if check.failed]
+        if name in WRONG:
+            assert len(failed) == 1
+            assert WRONG[name] in failed[0]
+            continue
+        assert failed == []
         skipped = [check for check in checks if check.status == "not checked"]
         downloads = {"mnist", "fashion-mnist", "cifar10", "cifar100", "svhn"}
-        allowed = {*downloads, "foolbox", "torchattacks_jsma"}
+        allowed = {*downloads, "foolbox", "live", "torchattacks_jsma"}
         assert not skipped or name in allowed, skipped
 
 

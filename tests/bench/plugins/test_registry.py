@@ -104,6 +104,7 @@ def test_every_built_in_loads_and_makes_its_defaults() -> None:
         "checkpoint": {"weights": "w.safetensors"},
         "submission": {"inputs": "adv.safetensors", "norm": "linf"},
         "image-folder": {"path": "photos"},
+        "live": {"modules": ["m.pkl"], "identity": ["0"]},
         **{zoo: {"model": "resnet18"} for zoo in ("torchvision", "timm", "robustbench")},
     }
     for found in registry.REGISTRIES.values():
