@@ -227,7 +227,7 @@ def verify_command(
         from bench.plugins import discovery
         from bench.plugins.contracts import DataSettings
         from bench.runner.prepare import choose_device, vouch
-        from leaderboard.pages.leaderboard import render
+        from leaderboard.pages.leaderboard import pages
         from leaderboard.terminal.inspection import show_verification
 
         discovery.load_plugins(plugin)
@@ -236,7 +236,7 @@ def verify_command(
         asked = recorded_device(run_folder) if device == "auto" else device
         chosen = choose_device("auto" if asked == "cuda" and device == "auto" else asked)
         data = DataSettings(data_dir, default_cache().absolute(), offline)
-        found = verify(run, render, chosen, data)
+        found = verify(run, pages, chosen, data)
         show_verification(run, found)
         return 1 if found.differences else 0
 
