@@ -18,6 +18,7 @@ from leaderboard.pages.distillation import distillation
 from leaderboard.pages.findings import findings
 from leaderboard.pages.leaderboard import pages
 from leaderboard.pages.markdown import page
+from leaderboard.site.index_page import index_page
 from leaderboard.tables.headline import headline
 
 if TYPE_CHECKING:
@@ -109,15 +110,21 @@ def write_figures(report: str, results: Results, folder: RunFolder, data: Datase
 
 
 def write_index(published: Path) -> Path:
-    """Write ``README.md`` of a folder of published runs, and return it."""
-    runs = [_run(path.parent) for path in sorted(published.glob("*/environment.json"))]
+    """Write ``README.md`` and ``index.html`` of a folder of published runs; return the first."""
+    folders = [path.parent for path in sorted(published.glob("*/environment.json"))]
+    every = [(folder, read_results(folder)) for folder in folders]
+    runs = [_run(folder, results) for folder, results in every]
     target = published / "README.md"
     write_text(target, page("index.md.j2", runs=runs))
+    write_text(
+        published / "index.html",
+        index_page([(run, results) for run, (_, results) in zip(runs, every, strict=True)]),
+    )
     return target
 
 
-def _run(folder: Path) -> dict[str, Any]:
-    environment, results = read_json(folder / "environment.json"), read_results(folder)
+def _run(folder: Path, results: Results) -> dict[str, Any]:
+    environment = read_json(folder / "environment.json")
     matrix = environment["matrix"]
     return {
         "name": folder.name,

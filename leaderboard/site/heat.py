@@ -56,24 +56,28 @@ class HeatMap:
     lines: Sequence[HeatLine]
     sourceless: bool
     left_out: int
+    open: bool
 
 
 def heat_maps(results: Results) -> list[HeatMap]:
     """Return one map a data set and threat model, in order of first appearance."""
-    judged = {row["threat"]["norm"] for row in results.verdicts}
-    found, told = [], set(judged)
+    told = {row["threat"]["norm"] for row in results.verdicts}
+    headlines = [ThreatModel(**row["threat"]) for row in results.verdicts if row["headline"]]
+    found = []
     for table in threat_tables(results.cells):
         rows = ordered(table.rows)
         norm = table.threat.norm
         behind = norm not in told and norm != "none"
-        found.append(_map(results, table.title, table.threat, rows, behind))
+        shown = table.threat in headlines or not headlines
+        found.append(_map(results, table.title, table.threat, rows, behind, shown))
         told.add(norm)
     return found
 
 
 def _map(
-    results: Results, title: str, threat: ThreatModel, rows: Sequence[CellRow], behind: bool
-) -> HeatMap:
+    results: Results, title: str, threat: ThreatModel, rows: Sequence[CellRow], behind: bool,
+    shown_open: bool,
+) -> HeatMap:  # fmt: skip
     names = defense_labels(rows)
     attacks = list(dict.fromkeys(labels(rows, "attack")))
     lines: dict[str, dict[str, CellRow]] = {}
@@ -101,6 +105,7 @@ def _map(
         lines=made,
         sourceless=threat.norm == "none",
         left_out=len(lines) - len(shown),
+        open=shown_open,
     )
 
 

@@ -74,6 +74,17 @@ def norm_tables(results: Results) -> list[NormTable]:
     return [_norm(results, table) for table in verdict_tables(results.verdicts)]
 
 
+def headline_lines(table: VerdictTable) -> list[tuple[VerdictRow, str, Line]]:
+    """Return the judged defenses of a table at its headline budget, what holds first."""
+    frame = verdict_table(table).to_dict("records")
+    found = []
+    for row, told in zip(table.shown, frame, strict=True):
+        if row["rule"] is not None:
+            cells = {str(name): str(value) for name, value in told.items()}
+            found.append((row, cells["defense"], _line(0, row, cells)))
+    return sorted(found, key=lambda one: one[2].values["verdict"] or 0.0)
+
+
 def _norm(results: Results, table: VerdictTable) -> NormTable:
     at = list(dict.fromkeys(row["at"] for row in table.rows))
     words = [table.at(next(row for row in table.rows if row["at"] == budget)) for budget in at]
