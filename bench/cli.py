@@ -163,7 +163,7 @@ def publish_command(
 
         if run_folder is not None:
             typer.echo(plain(f"published to {publish(run_folder, to)}"))
-        typer.echo(plain(f"index: {write_index(to)}"))
+        typer.echo(plain(f"index: {write_index(to)}, index.html beside it"))
         return 0
 
     guard(command, debug)
@@ -227,7 +227,7 @@ def verify_command(
         from bench.plugins import discovery
         from bench.plugins.contracts import DataSettings
         from bench.runner.prepare import choose_device, vouch
-        from leaderboard.pages.leaderboard import render
+        from leaderboard.pages.leaderboard import pages
         from leaderboard.terminal.inspection import show_verification
 
         discovery.load_plugins(plugin)
@@ -236,7 +236,7 @@ def verify_command(
         asked = recorded_device(run_folder) if device == "auto" else device
         chosen = choose_device("auto" if asked == "cuda" and device == "auto" else asked)
         data = DataSettings(data_dir, default_cache().absolute(), offline)
-        found = verify(run, render, chosen, data)
+        found = verify(run, pages, chosen, data)
         show_verification(run, found)
         return 1 if found.differences else 0
 
@@ -381,6 +381,7 @@ def diff_command(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A results folder.")],
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one.")],
     every: Annotated[bool, typer.Option("--all", help="Show every number that changed.")] = False,
+    page: Annotated[Path | None, typer.Option(help="Write it as an HTML page too.")] = None,
     debug: Debug = False,
 ) -> None:
     """List what changed between two runs, and the key fields that explain it.
@@ -399,6 +400,11 @@ def diff_command(
         compared = compare_runs(*runs)
         show_comparison(compared, every)
         show_verdict_changes(*(run.results.verdicts for run in runs))
+        if page is not None:
+            from bench.base.files import write_text
+            from leaderboard.site.diff_page import diff_page
+
+            write_text(page, diff_page(*runs, compared))
         return 1 if any(pair.failure for pair in compared.pairs) else 0
 
     guard(command, debug)

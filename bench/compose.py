@@ -114,7 +114,7 @@ def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Pro
     from bench.base.files import read_json, write_json, write_text
     from bench.evidence.environment import describe
     from bench.results.collect import results
-    from leaderboard.pages.leaderboard import render
+    from leaderboard.pages.leaderboard import pages
     from leaderboard.pages.publish import write_figures, write_pages
 
     made = results(plan, data, folder)
@@ -129,7 +129,8 @@ def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Pro
     if data.notes:
         environment["notes"] = list(data.notes)
     write_json(folder.top("environment.json"), environment)
-    write_text(folder.top("leaderboard.md"), render(made, environment))
+    for name, text in pages(made, environment).items():
+        write_text(folder.top(name), text)
     if plan.matrix.report is not None:
         seconds = read_json(folder.top("timings.json"))
         write_figures(plan.matrix.report, made, folder, data)

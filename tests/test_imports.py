@@ -59,7 +59,7 @@ FLOORS = {
         {"jsma", "peers"},
         {path.stem for path in (ROOT / "attacks").glob("*.py")} - {"__init__"},
     ],
-    "leaderboard": [{"tables"}, {"figures"}, {"findings"}, {"pages"}, {"terminal"}],
+    "leaderboard": [{"tables"}, {"figures"}, {"findings"}, {"site"}, {"pages"}, {"terminal"}],
 }
 """The rooms of a package, floor by floor: a room imports itself and floors before its own."""
 

@@ -29,8 +29,8 @@ from bench.runner.rebuild import Rebuilder
 from bench.runner.task import Settings
 from bench.runner.worker import prepare_torch, reason_of
 
-Render = Callable[[Results, Document], str]
-"""Makes the page of a run from its results and its environment."""
+Pages = Callable[[Results, Document], Mapping[str, str]]
+"""Makes the pages of a run, by file, from its results and its environment."""
 
 Row = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ ROUNDING = 1e-9
 """Relative slack on aggregates made on another machine, where sums may run in another order."""
 
 
-def verify(run: FinishedRun, render: Render, device: str, data: DataSettings) -> Verification:
+def verify(run: FinishedRun, pages: Pages, device: str, data: DataSettings) -> Verification:
     """Make everything in the folder of ``run`` again and hold it against what is stored.
 
     Plugins must be loaded. Exact on the machine model, device class and torch version of the run;
@@ -53,7 +53,7 @@ def verify(run: FinishedRun, render: Render, device: str, data: DataSettings) ->
         found = recheck.check()
     _check_plan(run, found, bool(recheck.other_code))
     _check_rows(run, found, lambda: collect(run.plan, recheck.data, run.folder))
-    _check_top(run, found, render)
+    _check_top(run, found, pages)
     if recheck.other_code:
         found.notes.append(f"made by other code than this: {', '.join(sorted(recheck.other_code))}")
     return found
@@ -137,7 +137,7 @@ def _close(first: Any, second: Any) -> bool:
     return both and math.isclose(first, second, rel_tol=ROUNDING)
 
 
-def _check_top(run: FinishedRun, found: Verification, render: Render) -> None:
+def _check_top(run: FinishedRun, found: Verification, pages: Pages) -> None:
     try:
         noted = read_json(run.folder.top("results-key.json"))["files"]
         for name in run.results.documents():
@@ -146,13 +146,36 @@ def _check_top(run: FinishedRun, found: Verification, render: Render) -> None:
     except (DamagedError, KeyError, TypeError) as error:
         found.add("results-key.json", "document", "unreadable", reason_of(error))
     try:
-        stored = run.folder.top("leaderboard.md").read_text(encoding="utf-8").splitlines()
-        page = render(run.results, run.environment).splitlines()
+        made_again = pages(run.results, run.environment)
     except Exception as error:  # noqa: BLE001 (rows that were tampered with)
-        found.add("leaderboard.md", "page", "stored", f"not made again: {reason_of(error)}")
+        found.add("pages", "page", "stored", f"not made again: {reason_of(error)}")
         return
-    lines = itertools.zip_longest(stored, page)
+    for name, page in made_again.items():
+        _check_page(run.folder.top(name), page, found)
+
+
+def _check_page(path: Path, page: str, found: Verification) -> None:
+    try:
+        stored = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        found.add(path.name, "page", "unreadable", reason_of(error))
+        return
+    lines = itertools.zip_longest(stored.splitlines(), page.splitlines())
     for number, (first, second) in enumerate(lines, start=1):
         if first != second:
-            found.add("leaderboard.md", f"line {number}", first, second)
+            found.add(path.name, f"line {number}", *_around(first, second))
             return
+    if stored != page:
+        found.add(path.name, "line ends", "stored", "made again")
+
+
+def _around(first: str | None, second: str | None) -> tuple[str | None, str | None]:
+    """Return two lines from a little before the first character in which they differ."""
+    if first is None or second is None:
+        return first, second
+    place = next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
+        min(len(first), len(second)),
+    )
+    start = max(0, place - 40)
+    return first[start:], second[start:]

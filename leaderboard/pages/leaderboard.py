@@ -1,4 +1,7 @@
-"""``leaderboard.md``: pandas and tabulate make the tables, Jinja2 sets the page."""
+"""``leaderboard.md``: pandas and tabulate make the tables, Jinja2 sets the page.
+
+``index.html`` beside it is made in ``leaderboard.site``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 from bench.base.rows import Results
 from leaderboard.pages.autopsy import sections
 from leaderboard.pages.markdown import page
+from leaderboard.site.run_page import run_page
 from leaderboard.tables.cells import (
     extremes,
     labels,
@@ -24,6 +28,14 @@ from leaderboard.tables.verdicts import (
     verdict_table,
     verdict_tables,
 )
+
+
+def pages(results: Results, environment: dict[str, Any]) -> dict[str, str]:
+    """Return the pages of every run by file, made from its rows and ``environment`` alone."""
+    return {
+        "leaderboard.md": render(results, environment),
+        "index.html": run_page(results, environment),
+    }
 
 
 def render(results: Results, environment: dict[str, Any]) -> str:

@@ -17,9 +17,10 @@ from bench.base.rows import FILES, PARTS
 
 TITLE = """# The files of a run
 
-Every run leaves `results.json`, `models.json` and `verdicts.json`, each a list of objects;
-`logits.json` and `pairs.json` stand beside them where the report of the matrix is `findings`.
-Rates are fractions. `null` stands for what is undefined or not known, never 0. An interval is
+Every run leaves `results.json`, `models.json`, `verdicts.json` and, where a cell is done,
+`sources.json`, each a list of objects; `logits.json` and `pairs.json` stand beside them where the
+report of the matrix is `findings`. Rates are fractions. `null` stands for what is undefined or
+not known, never 0. An interval is
 `[low, high]`, of 95 % where nothing else is said. A key marked *may be missing* is there wherever
 something was measured."""
 

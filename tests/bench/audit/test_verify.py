@@ -24,7 +24,7 @@ from bench.base.files import (
 )
 from bench.base.fingerprint import digest
 from bench.evidence.finished_run import read_run
-from leaderboard.pages.leaderboard import render
+from leaderboard.pages.leaderboard import pages
 
 
 def cell(run: Path, defense: str = "undefended", attack: str = "fgsm") -> Path:
@@ -64,8 +64,9 @@ def seal_results(run: Path) -> None:
 
 
 def set_page(run: Path) -> None:
-    page = render(read_run(run).results, read_json(run / "environment.json"))
-    (run / "leaderboard.md").write_text(page)
+    made = pages(read_run(run).results, read_json(run / "environment.json"))
+    for name, page in made.items():
+        (run / name).write_text(page)
 
 
 def flip(path: Path, place: int = -5) -> None:
@@ -167,6 +168,35 @@ def dropped_row(run: Path) -> None:
 def changed_page(run: Path) -> None:
     page = run / "leaderboard.md"
     page.write_text(page.read_text().replace("undefended", "unbeatable", 1))
+
+
+def changed_html(run: Path) -> None:
+    page = run / "index.html"
+    text = page.read_text()
+    place = text.index('data-v="0.') + len('data-v="0.')
+    page.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+
+
+def no_html(run: Path) -> None:
+    (run / "index.html").unlink()
+
+
+def changed_map(run: Path) -> None:
+    def change(rows: list) -> None:
+        reach = rows[0]["reach"][0]
+        reach["breaks"] = reach["breaks"].translate(str.maketrans("0.", ".0"))
+
+    edit(run / "sources.json", change)
+    seal_results(run)
+
+
+def changed_picture(run: Path) -> None:
+    def change(rows: list) -> None:
+        example = next(row["examples"][0] for row in rows if row["examples"])
+        example["adversarial"] = "AAAA" + example["adversarial"][4:]
+
+    edit(run / "sources.json", change)
+    seal_results(run)
 
 
 def swapped_weights(run: Path) -> None:
@@ -272,6 +302,10 @@ DAMAGE = [
     (dropped_flag, "results.json flags"),
     (dropped_row, "results.json: ids"),
     (changed_page, "leaderboard.md: line"),
+    (changed_html, "index.html: line"),
+    (no_html, "index.html: page"),
+    (changed_map, "sources.json reach"),
+    (changed_picture, "sources.json examples"),
     (swapped_weights, "SHA-256 of"),
     (resealed_weights, "key: model.weights"),
     (missing_model, "not made again: no model"),
@@ -295,7 +329,7 @@ def test_an_untouched_run_is_verified(finished, small, command) -> None:
     # Of every model but the stochastic one, asked again; of what was seen, rows beside the 72.
     records = sum(len(read_records(path)) for path in (finished / "cells").glob("*.parquet"))
     assert records >= 72
-    counts = f"1 rechecks, 2 models, 2 probes, 6 cells, {records} records, 8 rows (exact"
+    counts = f"1 rechecks, 2 models, 2 probes, 6 cells, {records} records, 12 rows (exact"
     assert counts in done.output
     assert len(done.output.splitlines()) == 1
 

@@ -33,5 +33,7 @@ def test_the_rest_has_the_range_of_success() -> None:
 def test_the_published_index_is_made_of_what_is_published(tmp_path: Path) -> None:
     for folder in PUBLISHED.iterdir():
         (tmp_path / folder.name).symlink_to(folder)
-    (tmp_path / "README.md").unlink()
+    for name in ("README.md", "index.html"):
+        (tmp_path / name).unlink()
     assert write_index(tmp_path).read_text() == (PUBLISHED / "README.md").read_text()
+    assert (tmp_path / "index.html").read_text() == (PUBLISHED / "index.html").read_text()
