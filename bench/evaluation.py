@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.base.rows import CellRow, FlagRow, ModelRow, warns
 from bench.base.types import DataInfo, Document, Outcome, Spec, UserError
@@ -20,6 +20,7 @@ from bench.measure.cell import Sources, attack_sources
 from bench.measure.probes import Samples, probe
 from bench.measure.query import copies
 from bench.plan.graph import SCALE
+from bench.plan.panel import make_attack
 from bench.plugins import discovery, registry
 from bench.plugins.contracts import Attack, AttackContext
 from bench.plugins.data import Dataset, Split
@@ -106,6 +107,11 @@ def _evaluate(
     model: nn.Module, attack: Attack, sources: Sources, info: DataInfo, clean: Document, seed: int
 ) -> CellRow:
     threat = attack.threat(info.shape)
+    if attack.access == "gradients" and not _differentiable(model, sources):
+        raise UserError(
+            f"{_name(attack)} follows gradients and the model's answer has none: no torch.no_grad, "
+            "detach or NumPy inside, or attack by queries alone, as square does"
+        )
     evidence = attack_sources(model, attack, sources, AttackContext(info, seed))
     summary = summarise(evidence.records, threat, info.features)
     identity = {"attack": _name(attack), "attack_params": registry.parameters(attack)}
@@ -113,10 +119,16 @@ def _evaluate(
     return row(identity, Outcome("done"), threat, summary, clean, queries, info.classes)
 
 
+def _differentiable(model: nn.Module, sources: Sources) -> bool:
+    with torch.enable_grad():
+        answer: Tensor = model(sources.x[:2].clone().requires_grad_())
+    return answer.requires_grad
+
+
 def _attack(item: str | Spec | Attack) -> Attack:
     if isinstance(item, Attack):
         return item
-    return registry.ATTACKS.make(Spec(item) if isinstance(item, str) else item)
+    return make_attack(Spec(item) if isinstance(item, str) else item)
 
 
 def _name(attack: Attack) -> str:
@@ -137,7 +149,7 @@ def _handed(model: nn.Module, x: Any, y: Any) -> tuple[Split, nn.Module, tuple[s
 def _classes(model: nn.Module, test: Split) -> int:
     """Return how many classes the model has; raises UserError where a label is none of them."""
     with torch.no_grad():
-        classes = int(model(test.take(slice(0, 1)).x).shape[1])
+        classes = int(model(test.take(slice(0, 2)).x).shape[1])
     if int(test.y.max()) >= classes:
         raise UserError(
             f"y must hold labels in [0, {classes}), as many as the model has logits, and goes up "

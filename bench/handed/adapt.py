@@ -195,16 +195,31 @@ def _asked(model: nn.Module, form: Form, shape: tuple[int, ...]) -> tuple[Layout
     for layout in [first] if form.layout or len(shape) != 3 else ["nchw", "nhwc"]:
         chosen = Form(form.mean, form.std, form.bounds, "nhwc" if layout == "nhwc" else "nchw",
                       form.order)  # fmt: skip
+        asked = _Raw(model, chosen, shape)
         try:
             with torch.no_grad():
-                return chosen.layout or first, _Raw(model, chosen, shape)(rows)
+                answer = asked(rows)
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 (other people's code)
             errors.append(reason_of(error))
+        else:
+            _ask_one(asked, rows[:1])
+            return chosen.layout or first, answer
     raise UserError(
         f"the model takes no input of shape {(2, *shape)}: {errors[0]}{_shape_hint(shape)}"
     )
+
+
+def _ask_one(asked: nn.Module, row: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            asked(row)
+    except Exception as error:
+        raise UserError(
+            f"the model answers two rows and not one: {reason_of(error)}; is a layer of batch "
+            "normalisation in training mode, or the number of rows fixed?"
+        ) from error
 
 
 class _Raw(Adapted):

@@ -11,7 +11,7 @@ from typing import Literal
 from bench.base.fingerprint import digest
 from bench.base.types import Document, Norm, Spec, ThreatModel, UserError, spec_of
 from bench.plan.matrix import MatrixConfig, parse_matrix
-from bench.plan.panel import Panel
+from bench.plan.panel import Panel, make_attack
 from bench.plugins import registry
 from bench.plugins.contracts import Attack, DataSource, Defense
 from bench.plugins.parameter import as_spec
@@ -170,7 +170,7 @@ def make_plan(matrix: MatrixConfig) -> Plan:
             plain = as_defense(defense.plain())
         if matrix.panel and plain is not None and plain not in defenses:
             defenses.insert(defenses.index(defense), plain)  # its verdict compares with that
-    attacks = [registry.ATTACKS.make(spec) for spec in matrix.attacks()]
+    attacks = [make_attack(spec) for spec in matrix.attacks()]
     seeds = {id(defense): seeds_of(defense, matrix) for defense in defenses}
     for seed in dict.fromkeys(seed for several in seeds.values() for seed in several):
         for defense in defenses:

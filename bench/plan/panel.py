@@ -16,10 +16,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     model_validator,
 )
 
-from bench.base.types import Norm, Spec, ThreatModel, as_number
+from bench.base.types import Norm, Spec, ThreatModel, UserError, as_number, with_fractions
+from bench.plugins import registry
+from bench.plugins.contracts import Attack
 
 Role = Literal[
     "naive", "log-odds", "strong", "black-box", "transfer", "noise", "unbounded", "closer",
@@ -149,24 +152,22 @@ def _ascending(budgets: list[float]) -> list[float]:
     return sorted(budgets)
 
 
-UNITS: dict[str, Norm] = {"features": "l0", "feature": "l0"}
-"""Words that may stand behind a budget, and the norm that is counted in them."""
-
-
-def _as_written(budgets: Any) -> Any:
+def _as_written(budgets: Any, info: ValidationInfo) -> Any:
     """Return budgets as numbers: ``"8/255"`` and ``"24 features"`` are two ways to write one."""
     given = budgets if isinstance(budgets, list | tuple) else [budgets]
-    return [_plain(item) if isinstance(item, str) else item for item in given]
+    norm = info.data.get("norm")
+    return [_plain(item, norm) if isinstance(item, str) else item for item in given]
 
 
-def _plain(text: str) -> float:
+def _plain(text: str, norm: Norm | None) -> float:
     number, _, unit = text.strip().partition(" ")
-    if unit.strip() in ("pixels", "pixel"):
+    if norm == "l0" and unit.strip() in ("pixels", "pixel"):
         raise ValueError(
             f"{text!r}: a panel of l0 counts features, and a pixel of three channels is three of "
             'them: write "24 features" for 8 such pixels, or pixels = true in an [[attack]]'
         )
-    return as_number(number if unit.strip() in UNITS else text)
+    counted = norm == "l0" and unit.strip() in ("features", "feature")
+    return as_number(number if counted else text)
 
 
 HOW = (
@@ -174,6 +175,21 @@ HOW = (
     "outside is multiplied by their standard deviation"
 )
 """How a budget that no box can hold is converted."""
+
+
+def make_attack(spec: Spec) -> Attack:
+    """Return the attack that people describe: a parameter may be a fraction, as ``"8/255"``.
+
+    Raises UserError for a wrong parameter, with the conversion where a length exceeds the box.
+    """
+    params = with_fractions(dict(spec.params))
+    try:
+        return registry.ATTACKS.make(Spec(spec.name, params))
+    except UserError as error:
+        lengths = [params[name] for name in ("eps", "budget") if name in params]
+        if any(isinstance(value, int | float) and value > 1 for value in lengths):
+            raise UserError(f"{error}; {HOW}") from error
+        raise
 
 
 class Panel(BaseModel):

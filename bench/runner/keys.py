@@ -32,6 +32,7 @@ from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
 from bench.plan.graph import Closes, Node, Plan, at_seed
+from bench.plan.panel import HOW
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
 from bench.plugins.contracts import Attack, Defense, HandedOver
@@ -208,6 +209,12 @@ def check_attacks(plan: Plan, info: DataInfo) -> None:
                 raise TypeError(f"a bench.ThreatModel is expected, got {type(threat).__name__}")
             if threat.budget is not None and not math.isfinite(threat.budget):
                 raise ValueError(f"a finite budget or None is expected, got {threat.budget}")
+            widest = math.sqrt(math.prod(info.shape))
+            if threat.norm == "l2" and threat.budget is not None and threat.budget > widest:
+                raise ValueError(
+                    f"an L2 budget of {threat.budget:g} exceeds the box, whose diagonal is "
+                    f"{widest:.4g}; {HOW}"
+                )
         for name, valid in (("access", get_args(Access)), ("targets", get_args(Targets))):
             with registry.asking(attack, name):
                 if (given := getattr(attack, name)) not in valid:

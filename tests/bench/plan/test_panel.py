@@ -12,7 +12,7 @@ from bench.measure.cell import Sources, attack_sources
 from bench.plan.graph import make_plan
 from bench.plan.matrix import parse_matrix
 from bench.plan.options import RunOptions, plan_of
-from bench.plan.panel import LATE, Panel, PanelAttack, Role, panel_file
+from bench.plan.panel import LATE, Panel, PanelAttack, Role, make_attack, panel_file
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext
@@ -205,3 +205,41 @@ def test_the_option_of_a_run(budgets: Any, found: dict[str, list[float]]) -> Non
         plan_of(document, RunOptions(budgets=["linf=much"]))
     with pytest.raises(UserError, match="l1"):
         plan_of(document, RunOptions(budgets=["l1=0.3"]))
+
+
+@pytest.mark.parametrize(
+    ("norm", "budgets", "expected"),
+    [
+        ("linf", ["8/255"], [8 / 255]),
+        ("linf", [0.1, "8 / 255"], [8 / 255, 0.1]),
+        ("linf", "8/255", [8 / 255]),
+        ("l2", ["0.5", "1/2.5"], [0.4, 0.5]),
+        ("l0", ["24 features", 3], [3, 24]),
+    ],
+)
+def test_budgets_as_people_write_them(norm: str, budgets: object, expected: list[float]) -> None:
+    assert Panel(norm=norm, budgets=budgets).budgets == expected
+
+
+@pytest.mark.parametrize(
+    ("norm", "budget", "message"),
+    [
+        ("linf", "8/0", "divides by zero"),
+        ("linf", "eight", "a number is expected, as 0.1 or 8/255"),
+        ("linf", 8, "8 levels of 255 are 8/255, and a budget on inputs that were normalised"),
+        ("l0", "8 pixels", "counts features, and a pixel of three channels is three"),
+        ("l0", 0.1, "whole numbers of features.*for a share of them multiply"),
+        ("l2", "3 features", "a number is expected"),
+    ],
+)
+def test_budgets_that_cannot_be(norm: str, budget: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Panel(norm=norm, budgets=[budget])
+
+
+def test_a_fraction_is_a_number_wherever_one_is_given() -> None:
+    doors.load_plugins()
+    assert make_attack(Spec("pgd", {"eps": "8/255"})) == make_attack(Spec("pgd", {"eps": 8 / 255}))
+    table = {"name": "fgsm", "eps": ["4/255", 0.1]}
+    found = parse_matrix({"name": "m", "defense": ["undefended"], "attack": [table]}, "m")
+    assert [spec.params["eps"] for spec in found.attacks()] == [4 / 255, 0.1]

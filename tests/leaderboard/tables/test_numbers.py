@@ -76,3 +76,10 @@ def test_the_rest_by_hand() -> None:
     assert ratio(5, 4) == "1.25"
     assert counted(12, 891) == "12/891"
     assert points(-0.031, (-0.05, -0.012), unit=" points") == "−3.1 points [−5.0, −1.2]"
+
+
+def test_a_budget_in_levels_of_a_byte_is_shown_as_written() -> None:
+    assert given(8 / 255) == "8/255"
+    assert given(0.2) == "0.2"  # 51/255, and a decimal that is exact
+    assert given(0.031) == "0.031"
+    assert given(None) == "–"
