@@ -38,6 +38,7 @@ from tests.calibration.population import (  # noqa: E402
     Kind,
     population,
 )
+from tests.calibration.power import power_table  # noqa: E402
 from tests.cheats.truth import Fits, forget  # noqa: E402
 
 PAGE, FIGURES = ROOT / "docs" / "verdict.md", ROOT / "docs" / "calibration.json"
@@ -111,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             told = f"raised {raised}" + (f", MISSED {missed}" if missed else "")
             print(f"{seed} {kind.label}: {told}, {time.perf_counter() - start:.0f} s", flush=True)  # noqa: T201
     if stored == FIGURES:
-        write_text(PAGE, insert(PAGE.read_text(encoding="utf-8"), tables(rows, kinds)))
+        page = insert(PAGE.read_text(encoding="utf-8"), "calibration", tables(rows, kinds))
+        write_text(PAGE, insert(page, "power", power_table()))
 
 
 if __name__ == "__main__":

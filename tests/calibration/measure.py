@@ -28,8 +28,11 @@ from bench.verdict.panel_flags import panel_flags
 from bench.verdict.survivors import Subject
 
 BUDGETS: dict[Norm, float] = {"linf": 0.2, "l0": 4}
-LOOKED_AT = [name for name in MODEL_FLAGS if name not in ("judged-differently", "accuracy-loss")]
-"""Flags of a model that its own probe decides: the others compare processes, or only say."""
+ELSEWHERE = ("judged-differently", "accuracy-loss", "handed-over")
+"""Flags that compare processes, a model with another or with what its author states."""
+
+LOOKED_AT = [name for name in MODEL_FLAGS if name not in ELSEWHERE]
+"""Flags of a model that its own probe decides."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,6 @@ from leaderboard.pages.markdown import table
 from leaderboard.tables.numbers import UNDEFINED, number
 from tests.calibration.population import Kind
 
-BEGIN, END = "<!-- calibration -->", "<!-- /calibration -->"
-
 TWINS = "twins"
 """No flag, but what the margin of a verdict rests on: how far two equal networks differ."""
 
@@ -123,10 +121,11 @@ def _twins(rows: Sequence[Row]) -> str:
     )
 
 
-def insert(page: str, tables: str) -> str:
-    """Return ``page`` with ``tables`` between its marks; raises ValueError where it has none."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def insert(page: str, name: str, tables: str) -> str:
+    """Return ``page`` with ``tables`` between the marks of ``name``; raises ValueError without."""
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+        raise ValueError(f"the page has no {first} … {last}")
+    return f"{before}{first}\n\n{tables}\n\n{last}{after}"

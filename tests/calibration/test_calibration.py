@@ -10,8 +10,9 @@ from bench.base.types import Norm, Spec
 from bench.conformance import tiny_data
 from bench.plugins import registry
 from tests.calibration import calibrate, measure
-from tests.calibration.page import BEGIN, END, QUANTITIES, TWINS, insert, tables
+from tests.calibration.page import QUANTITIES, TWINS, insert, tables
 from tests.calibration.population import Kind, population
+from tests.calibration.power import chances
 from tests.cheats.truth import Fits
 
 
@@ -87,9 +88,22 @@ def test_the_page_counts_false_alarms_and_misses_with_intervals() -> None:
 
 
 def test_tables_replace_what_stands_between_the_marks() -> None:
-    page = f"a\n{BEGIN}\nold\n{END}\nb"
-    assert insert(page, "new") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb"
+    page = "a\n<!-- power -->\nold\n<!-- /power -->\nb"
+    new = "a\n<!-- power -->\n\nnew\n\n<!-- /power -->\nb"
+    assert insert(page, "power", "new") == new
     with pytest.raises(ValueError, match="calibration"):
-        insert("a", "new")
-    docs = Path(__file__).parents[2] / "docs" / "verdict.md"
-    assert "\n\nnew\n\n" in insert(docs.read_text(encoding="utf-8"), "new")
+        insert(page, "calibration", "new")
+    docs = (Path(__file__).parents[2] / "docs" / "verdict.md").read_text(encoding="utf-8")
+    for name in ("calibration", "power"):
+        assert "\n\nnew\n\n" in insert(docs, name, "new")
+
+
+def test_a_larger_gain_and_more_sources_are_seen_more_often() -> None:
+    above, below = chances(0.2, 100)
+    assert above == pytest.approx(0.71, abs=0.02)  # 36 % at three seeds
+    assert below < 0.001
+    assert chances(0.25, 100)[0] > above
+    assert chances(0.2, 200)[0] > above
+    exactly = chances(0.1, 100)
+    assert exactly[0] <= 0.06
+    assert exactly[1] <= 0.08
