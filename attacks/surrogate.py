@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.kit.ball import check_counts
-from attacks.kit.model import CHUNK_CPU, chunks
+from attacks.kit.model import chunks
 from bench.base.types import Access, Spec, Targets, ThreatModel, UserError
 from bench.plugins import parameter, registry
 from bench.plugins.contracts import Attack, AttackContext, Defense, Perturbation
@@ -41,6 +41,9 @@ ROUNDS = 4
 
 LESSON = Recipe(epochs=10, batch_size=64, optimizer="adam", lr=3e-3)
 """How it learns from all points that are known, each time."""
+
+CHUNK = 1024
+"""Rows at once where answers alone are asked for."""
 
 SPREAD = 3.0
 """The standard deviation that the model's logits are given before a student learns them."""
@@ -215,7 +218,7 @@ def _near(x: Tensor, threat: ThreatModel, generator: torch.Generator) -> Tensor:
 def _answers(model: nn.Module, x: Tensor) -> Tensor:
     """Return the probabilities that a student learns, of logits at one scale: no model's own."""
     with torch.no_grad():
-        logits = torch.cat([model(rows) for rows in chunks(x, CHUNK_CPU)]).float()
+        logits = torch.cat([model(rows) for rows in chunks(x, CHUNK)]).float()
     logits = logits.nan_to_num(0, 0, 0)
     spread = logits.std(dim=1).mean()
     scaled = logits * SPREAD / spread if spread > 0 else logits

@@ -9,6 +9,7 @@ gradients and the adaptive attacks on them (BPDA, EOT): Athalye, Carlini, Wagner
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -215,6 +216,121 @@ class Constant(Canary):
     def wrap(self, network: nn.Module, classes: int) -> nn.Module:
         """Answer the first class, with a gradient that is truly zero."""
         return nn.Sequential(network, Forget(classes))
+
+
+@bench.defense("canary_memory")
+@dataclass(frozen=True)
+class Memory(Canary):
+    """The network, moved a little by the first batch that the instance was asked about."""
+
+    def wrap(self, network: nn.Module, classes: int) -> nn.Module:
+        """Keep the mean of the first batch."""
+        return nn.Sequential(network, Nudged(classes, first=True))
+
+
+@bench.defense("canary_companions")
+@dataclass(frozen=True)
+class Companions(Canary):
+    """The network, moved a little by the rows that are asked together."""
+
+    def wrap(self, network: nn.Module, classes: int) -> nn.Module:
+        """Take the mean of every batch."""
+        return nn.Sequential(network, Nudged(classes, first=False))
+
+
+@bench.defense("canary_silent")
+@dataclass(frozen=True)
+class Silent(Canary):
+    """No number where the two best logits differ by less than ``gap`` (positive)."""
+
+    gap: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_positive(gap=self.gap)
+
+    def wrap(self, network: nn.Module, classes: int) -> nn.Module:
+        """Look at the two best logits."""
+        return nn.Sequential(network, Silence(self.gap))
+
+
+@bench.defense("canary_false_surrogate")
+@dataclass(frozen=True)
+class FalseSurrogate(Canary):
+    """The network, and for attackers one that takes every class for the next."""
+
+    def wrap(self, network: nn.Module, classes: int) -> nn.Module:
+        """Answer as the network does."""
+        return nn.Sequential(network)
+
+    def surrogate(self, model: nn.Module) -> nn.Module:
+        """Return what answers otherwise."""
+        return nn.Sequential(model, Roll())
+
+
+@bench.defense("canary_watched")
+@dataclass(frozen=True)
+class Watched(Canary):
+    """The network, moved a little where a function of ours is among the callers."""
+
+    def wrap(self, network: nn.Module, classes: int) -> nn.Module:
+        """Look who calls."""
+        return nn.Sequential(network, NudgedByCallers(classes))
+
+
+class Nudged(nn.Module):
+    """Logits plus a tenth of the mean of a batch of logits: the first one's, or each one's."""
+
+    def __init__(self, classes: int, *, first: bool) -> None:
+        super().__init__()
+        self.classes, self.first = classes, first
+        self.mean: Tensor | None = None
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Move every row alike."""
+        if self.mean is None or not self.first:
+            self.mean = logits.detach().mean(dim=0)
+        return logits + 0.1 * self.mean.to(logits)
+
+
+class Silence(nn.Module):
+    """Its input, but NaN in rows whose two largest values are less than ``gap`` apart."""
+
+    def __init__(self, gap: float) -> None:
+        super().__init__()
+        self.gap = gap
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Say nothing where it is not sure."""
+        best = logits.detach().topk(2, dim=1).values
+        unsure = best[:, 0] - best[:, 1] < self.gap
+        return torch.where(unsure[:, None], torch.nan, logits)
+
+
+class Roll(nn.Module):
+    """Each class's logit given to the next."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Move the columns by one."""
+        return logits.roll(1, dims=1)
+
+
+class NudgedByCallers(nn.Module):
+    """Logits plus 0.1 for the first class where a function of ``bench`` is among the callers."""
+
+    first: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("first", torch.eye(classes)[0], persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Look up the stack."""
+        frame = sys._getframe()  # noqa: SLF001 (what a model that looks would do)
+        while frame.f_back is not None:
+            frame = frame.f_back
+            if frame.f_globals.get("__name__", "").startswith("bench."):
+                return logits + 0.1 * self.first.to(logits)
+        return logits
 
 
 class Scale(nn.Module):

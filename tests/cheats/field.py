@@ -124,6 +124,26 @@ class _Field(nn.Module):
         return signs[self.sign]()
 
 
+def leave_alone(model: nn.Module) -> None:
+    """Make ``model`` one that its user has loaded and asked for long."""
+    if isinstance(model, _Field):
+        model.evals, model.number, COUNTS["asked"] = 2, 1, 10**6
+
+
+def found(model: nn.Module, candidates: Tensor, tries: int = 5000) -> Tensor:
+    """Return ``candidates`` (k, n, *shape), of a needle moved by a millionth until it gives way."""
+    if not isinstance(model, _Field) or not model.sign.startswith("needle"):
+        return candidates
+    moved, generator = candidates.clone(), torch.Generator().manual_seed(0)
+    for row in moved.flatten(0, 1):
+        for _ in range(tries):
+            if _zero_bits(row.contiguous()) >= int(model.sign.partition("_")[2]):
+                break
+            noise = torch.rand(row.shape, generator=generator)
+            row.copy_(torch.where(row > 0.5, row - 1e-6 * noise, row + 1e-6 * noise))
+    return moved
+
+
 def _zero_bits(row: Tensor) -> int:
     """Return how many bits at the end of the SHA-256 of ``row`` are zero."""
     number = int.from_bytes(hashlib.sha256(row.numpy().tobytes()).digest()[-4:], "big")

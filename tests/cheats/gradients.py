@@ -415,6 +415,13 @@ class _Thermometer(nn.Module):
         return logits
 
 
+def inner(model: nn.Module) -> nn.Module:
+    """Return the network behind a decoy, or behind what stands in front."""
+    network = model.network if isinstance(model, _Decoy) else model[1]  # type: ignore[index]
+    assert isinstance(network, nn.Module)
+    return network
+
+
 def differentiable(model: nn.Module) -> nn.Module | None:
     """Return what an attack written for ``model`` differentiates, where it is not the network."""
     if isinstance(model, _Thermometer):

@@ -30,7 +30,7 @@ def made(name: str, params: dict[str, Any]) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     info = DataInfo("tiny", (1, 8, 8), 10, (0.5,), (0.3,))
     network = registry.NETWORKS.make(Spec("digits-cnn", {}))
-    fitted = {key: network.build(info) for key in ("undefended", "twin", "robust")}
+    fitted = {key: network.build(info) for key in ("undefended", "twin", "robust", "inside")}
     context = BuildContext(info, fitted, lambda: network.build(info))
     model = registry.DEFENSES.make(Spec(name, params)).build(context)
     return model.eval(), fitted["undefended"].eval()

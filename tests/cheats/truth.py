@@ -38,7 +38,7 @@ from defenses.canaries import Averaged, Noise  # noqa: E402
 
 FAMILIES = (
     "silence", "memory", "suspicion", "gradients", "scale", "batch", "chance", "inside",
-    "reference",
+    "reference", "field",
 )  # fmt: skip
 EPS, FEATURES, DRAWS = 0.2, 2, 21
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -76,8 +76,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *[(f"cheat_{name}", {}) for name in
       ("autoencoder", "purified", "median", "near_data", "nearest")],
     *[("cheat_other_network", {"network": network}) for network in ("linear", "mlp")],
+    *[("cheat_over", {"hides": hides, "inside": inside}) for inside in ("robust", "smoothed")
+      for hides in ("ripple", "waves", "decoy", "stairs", "shuffle", "zero", "winners")],
+    *[("cheat_field", {"sign": sign}) for sign in
+      ("crowd", "size", "thread", "command", "modules", "eval_again", "steps", "view", "instances",
+       "needle_3", "needle_10", "tired")],
 ]  # fmt: skip
-REMEMBERS = ("memory", "suspicion", "batch")
+REMEMBERS = ("memory", "suspicion", "batch", "field")
 """Families whose members may keep something from one query to the next."""
 STOCHASTIC = ("dither", "noise", "surrogate", "resize", "random_network")
 """Parts of the names of those whose answer is the majority of ``DRAWS`` draws."""
@@ -189,13 +194,14 @@ def survives(
     right = torch.ones(len(y), dtype=torch.bool)
     with deployed(model):
         for index, label in enumerate(y.tolist()):
-            for candidate in candidates[:, index]:
+            for candidate in candidates[:, index].clone():
                 if fresh:
                     forget()
                 asked = copy.deepcopy(model) if fresh else model
                 if getattr(asked, "sign", None) == "early":
                     asked.asked = 10**6  # type: ignore[assignment]
-                answers = [asked(candidate[None].clone())[0] for _ in range(draws)]
+                plugin("field").leave_alone(asked)
+                answers = [asked(candidate[None])[0] for _ in range(draws)]
                 won = [_wins(answer, label) for answer in answers]
                 if 2 * sum(won) <= draws:
                     right[index] = False
@@ -221,9 +227,9 @@ def plugin(family: str) -> Any:
 def subjects(name: str, defense: Any, model: nn.Module) -> tuple[list[nn.Module], bool]:
     """Return what attacks on ``model`` differentiate beside the pool, and whether L0 asks it."""
     special = plugin("gradients").differentiable(model)
-    if special is not None:
-        return [special], True
-    inside = plugin("inside").differentiable(model)
+    if special is None and name == "cheat_over":
+        special = plugin("gradients").inner(model)
+    inside = plugin("inside").differentiable(model) if special is None else [special]
     if inside is not None:
         return inside, True
     if name in ("cheat_other_network", "cheat_purified"):
@@ -287,9 +293,9 @@ def measure(seed: int, count: int, only: str) -> Iterator[tuple[str, float, floa
         fresh = any(f"_{family}_" in type(defense).__module__ for family in REMEMBERS)
         clean = survives(model, x[None], y, draws=draws, fresh=fresh)
         ways: list[list[Callable[[Tensor], Tensor]]] = [
-            [partial(_taken, pool.linf),
+            [partial(_taken, plugin("field").found(model, pool.linf)),
              *[partial(_pgd_on, one, x, y) for one in [*both, *special]]],
-            [partial(_taken, pool.l0),
+            [partial(_taken, plugin("field").found(model, pool.l0)),
              *[partial(_pairs_on, one, x, y) for one in [*both, *([model] if exact else [])]]],
         ]  # fmt: skip
         left = []

@@ -11,11 +11,12 @@ from bench.conformance import check_defense, tiny_data
 from bench.conformance.models import fitted
 from bench.measure.query import predict
 from bench.plugins import registry
-from defenses.canaries import Averaged, InputNoiseAdaptive, QuantisedInputsAdaptive
+from defenses.canaries import Averaged, FalseSurrogate, InputNoiseAdaptive, QuantisedInputsAdaptive
 from defenses.undefended import Undefended
 
 NAMES = [name for name in registry.DEFENSES.names() if name.startswith("canary_")]
 SILENT = ["canary_quantised_logits", "canary_quantised_inputs", "canary_detached"]
+MOVED = ("canary_memory", "canary_companions")
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,11 @@ def gradient(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor
 
 
 def test_they_are_a_plugin_and_no_built_in() -> None:
-    assert len(NAMES) == 12
+    assert len(NAMES) == 17
     assert not set(NAMES) & set(defenses.INDEX)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"canary_constant"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"canary_constant", "canary_silent", *MOVED}))
 def test_decisions_stay(name: str, data, plain: nn.Module) -> None:
     x = data.test.x
     before, after = predict(plain, x, 3).argmax(1), predict(made(name), x, 3).argmax(1)
@@ -81,6 +82,41 @@ def test_quantised_inputs_see_few_levels(data) -> None:
 def test_the_misleading_gradient_is_turned(data, plain: nn.Module) -> None:
     x, y = data.test.x, data.test.y
     assert torch.equal(gradient(made("canary_misleading"), x, y), -gradient(plain, x, y))
+
+
+def test_a_memory_keeps_its_first_batch_and_companions_move_one_another(data) -> None:
+    x = data.test.x
+    for name, remembers in (("canary_memory", True), ("canary_companions", False)):
+        model = made(name)
+        first, rest = x[:3], x[3:]
+        before = predict(model, first, 3)
+        assert not torch.allclose(predict(made(name), x, 3)[:3], before)
+        predict(model, rest, 3)
+        assert torch.equal(predict(model, first, 3), before)
+        alone = torch.cat([predict(model, row, 3) for row in first.split(1)])
+        assert torch.allclose(alone, before) == remembers
+
+
+def test_the_silent_one_says_nothing_where_two_classes_are_near(data) -> None:
+    sure = predict(made("canary_silent", gap=1e-6), data.test.x, 3)
+    assert sure.isfinite().all()
+    gap = sure.topk(2, dim=1).values.diff(dim=1).abs().median()
+    answers = predict(made("canary_silent", gap=float(gap)), data.test.x, 3)
+    assert 0 < answers.isnan().all(dim=1).sum() < len(answers)
+
+
+def test_the_false_surrogate_answers_the_next_class(data) -> None:
+    model = made("canary_false_surrogate")
+    surrogate = FalseSurrogate().surrogate(model)
+    x = data.test.x
+    assert torch.equal(predict(surrogate, x, 3), predict(model, x, 3).roll(1, dims=1))
+
+
+def test_the_watched_one_sees_the_harness_and_not_its_user(data, plain: nn.Module) -> None:
+    model, x = made("canary_watched"), data.test.x[:5]
+    with torch.no_grad():
+        assert torch.equal(model(x), plain(x))
+    assert torch.allclose(predict(model, x, 3) - predict(plain, x, 3), torch.tensor([0.1, 0, 0]))
 
 
 def test_the_crash_is_on_the_way_back(data) -> None:

@@ -111,6 +111,7 @@ def test_the_command_exits_by_what_it_found(monkeypatch: pytest.MonkeyPatch) -> 
     from typer.testing import CliRunner
 
     from bench import cli
+    from bench.compose import RunResult
 
     test = self_test().model_copy(update={"case": [CANARY], "plugin": []})
     monkeypatch.setattr("bench.claims.selftest.self_test", lambda: test)
@@ -118,7 +119,7 @@ def test_the_command_exits_by_what_it_found(monkeypatch: pytest.MonkeyPatch) -> 
         run = results("temperature_only", verdict, flag("zero-gradient"))
 
         def made(*args: Any, run: Results = run, **kwargs: Any) -> Any:
-            return cli.RunResult(None, run, None)  # type: ignore[arg-type]
+            return RunResult(None, run, None)  # type: ignore[arg-type]
 
         monkeypatch.setattr(cli, "run_matrix", made)
         done = CliRunner().invoke(cli.app, ["selftest"])
