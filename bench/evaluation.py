@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.base.rows import CellRow, FlagRow, ModelRow, warns
-from bench.base.types import DataInfo, Document, Outcome, Spec, UserError
+from bench.base.types import DataInfo, Document, Outcome, Spec, ThreatModel, UserError
 from bench.handed.adapt import Form, adapt
 from bench.handed.diagnose import doubt
 from bench.handed.inputs import check_inputs
@@ -41,7 +41,7 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     seed: int = 0,
     name: str = "model",
     expect_accuracy: float | None = None,
-) -> pd.DataFrame:
+) -> Evaluation:
     """Attack ``model`` and return one row an attack: the columns of ``results.json``.
 
     ``model`` maps (n, *shape) float32 in [0, 1] to logits (n, classes), which may be the first
@@ -52,8 +52,9 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     registered names, ``bench.Spec`` with parameters, or attack instances. The intervals are split
     into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
 
-    The model is suspected as in a run (``bench.suspicion.suspect``): ``flags`` holds what was found
-    of the model and of each attack, and what warns is also a Python warning.
+    The model is suspected as in a run (``bench.suspicion.suspect``): ``flagged`` holds what was
+    found of the model and of each attack, and what warns is also a Python warning. (In
+    ``results.json`` it is called ``flags``, which pandas has an attribute for.)
 
     Raises UserError for inputs that cannot be used; an attack that fails on this model raises.
     """
@@ -74,13 +75,48 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
             warnings.warn(f"{flag['id']}: {flag['evidence']}; {flag['advice']}", stacklevel=2)
     for found in rows:
         found["flags"] = [*flags, *(flag for flag in found["flags"] if flag["id"] != "chance")]
-    frame = pd.DataFrame(rows)
+    frame = Evaluation(rows).rename(columns={"flags": "flagged"})
     for column in [name for name in frame.columns if name.endswith("_ci")]:
         stem = column.removesuffix("_ci")
         bounds = [pair or (None, None) for pair in frame[column]]
         frame[f"{stem}_low"] = pd.array([low for low, _ in bounds], dtype="Float64")
         frame[f"{stem}_high"] = pd.array([high for _, high in bounds], dtype="Float64")
-    return frame
+    return Evaluation(frame)
+
+
+class Evaluation(pd.DataFrame):
+    """What ``evaluate`` returns: a table of all columns; a notebook shows those to read."""
+
+    def _repr_html_(self) -> str:
+        shown = [name for name in BRIEF if name in self.columns]
+        if len(shown) < len(BRIEF):
+            return str(self.to_html())  # somebody picked columns: these are what he wants to see
+        brief = pd.DataFrame(
+            {
+                "attack": self["attack"],
+                "threat": [str(ThreatModel(**threat)) for threat in self["threat"]],
+                "success": [_share(*row) for row in self[RATE].itertuples(index=False)],
+                "accuracy left": [_share(left) for left in self["robust_accuracy"]],
+                "accuracy": [_share(clean) for clean in self["accuracy"]],
+                "flagged": [
+                    ", ".join(flag["id"] for flag in flags if warns(flag)) or "–"
+                    for flags in self["flagged"]
+                ],
+            }
+        )
+        return str(brief.to_html(index=False, border=0))
+
+
+RATE = ["success_rate", "success_low", "success_high"]
+
+BRIEF = ("attack", "threat", *RATE, "robust_accuracy", "accuracy", "flagged")
+
+
+def _share(rate: Any, low: Any = None, high: Any = None) -> str:
+    if pd.isna(rate):
+        return "–"
+    ends = "" if pd.isna(low) else f" [{low:.1%}, {high:.1%}]"
+    return f"{rate:.1%}{ends}"
 
 
 def _suspect(
