@@ -84,7 +84,7 @@ def told(
 
     Its blocks ``title``, ``first``, ``second`` and ``notes``, a paragraph each, take ``numbers``.
     """
-    template = _words().get_template(f"finding-{name}.j2")
+    template = words().get_template(f"finding-{name}.j2")
     context = template.new_context(dict(numbers))
     title, first, second, notes = (
         "".join(template.blocks[block](context)) for block in ("title", "first", "second", "notes")
@@ -101,18 +101,19 @@ def _prose(text: str) -> str:
 
 
 @cache
-def _words() -> Environment:
-    words = Environment(
+def words() -> Environment:
+    """Return the templates of sentences, with their filters."""
+    found = Environment(
         loader=PackageLoader("leaderboard"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         autoescape=False,  # noqa: S701 (the page escapes what a finding says)
     )
-    words.filters.update(
+    found.filters.update(
         each=each, fixed=fixed, given=given, listed=listed, points=points, shares=shares
     )
-    return words
+    return found
 
 
 def groups(rows: Iterable[Row]) -> list[Group]:

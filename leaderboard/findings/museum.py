@@ -1,9 +1,12 @@
-"""Published, believed, broken: whether the verdict finds out without being told how."""
+"""Published, believed, broken: whether the verdict finds out without being told how.
+
+``python -m leaderboard.findings.museum > docs/museum.md`` writes the guide to the exhibits.
+"""
 
 from __future__ import annotations
 
 from bench.base.rows import Results
-from leaderboard.findings.finding import Finding, told
+from leaderboard.findings.finding import Finding, told, words
 from leaderboard.tables.museum import NEAR, Case, case_table, cases, exhibits, record_table
 from leaderboard.tables.numbers import points
 from leaderboard.tables.verdicts import verdict_tables
@@ -44,3 +47,14 @@ def museum(results: Results) -> Finding | None:
 
 def _broken(case: Case) -> bool:
     return case.row["defense"] in exhibits()
+
+
+def guide() -> str:
+    """Return ``docs/museum.md``: a section for each record, in three sentences and four lines."""
+    return words().get_template("museum.md.j2").render(exhibits=exhibits())
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(guide())

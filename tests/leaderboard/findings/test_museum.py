@@ -1,9 +1,10 @@
 """The finding on broken defenses: made from verdict rows and the records."""
 
+from pathlib import Path
 from typing import Any
 
 from bench.base.rows import Results
-from leaderboard.findings.museum import museum
+from leaderboard.findings.museum import guide, museum
 from leaderboard.tables.museum import Accuracy, cases, exhibits
 
 Row = dict[str, Any]
@@ -93,3 +94,10 @@ def test_a_run_without_them_has_no_such_finding() -> None:
 def test_a_figure_says_how_sure_it_is() -> None:
     assert str(Accuracy(certainty="recalled", accuracy=0.5, threat="L∞")) == "50 %, L∞ (recalled)"
     assert str(Accuracy(certainty="stated", words="all of them")) == "all of them"
+
+
+def test_the_guide_is_made_from_the_records() -> None:
+    page = Path(__file__).parents[3] / "docs" / "museum.md"
+    assert page.read_text(encoding="utf-8") == guide(), (
+        "python -m leaderboard.findings.museum > docs/museum.md"
+    )
