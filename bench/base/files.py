@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,15 +168,22 @@ def write_records(path: Path, records: pd.DataFrame) -> str:
         return file_hash(temporary)
 
 
-def read_records(path: Path, checksum: str | None = None) -> pd.DataFrame:
-    """Read records; raises DamagedError where the file is torn or not what ``checksum`` says."""
+def read_records(
+    path: Path, checksum: str | None = None, wanted: Callable[[str], bool] | None = None
+) -> pd.DataFrame:
+    """Read records, or only the columns ``wanted``: many cost more than their few rows.
+
+    Raises DamagedError where the file is torn or not what ``checksum`` says.
+    """
     from pyarrow import parquet
 
     if checksum is not None:
         check(path, checksum)
     try:
         # Files this small are read faster without threads.
-        table = parquet.ParquetFile(path).read(use_threads=False)
+        file = parquet.ParquetFile(path)
+        names = None if wanted is None else [n for n in file.schema_arrow.names if wanted(n)]
+        table = file.read(columns=names, use_threads=False)
         frame: pd.DataFrame = table.to_pandas(use_threads=False)
         return frame
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError

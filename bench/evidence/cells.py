@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -48,10 +49,13 @@ class Evidence:
         """How the node ended."""
         return Outcome(**self.document["outcome"])
 
-    def records(self) -> pd.DataFrame:
-        """Return one row an attempt of a cell, or one a clean image of a probe."""
+    def records(self, wanted: Callable[[str], bool] | None = None) -> pd.DataFrame:
+        """Return one row an attempt of a cell, or one a clean image of a probe.
+
+        ``wanted``: which columns, by default all.
+        """
         path = self.folder.files(self.kind, self.id)["records"]
-        return read_records(path, self.document["files"]["records"])
+        return read_records(path, self.document["files"]["records"], wanted)
 
     def inputs(self) -> Tensor:
         """Return the adversarial inputs of a cell, (attempts, *shape), in the order of records."""

@@ -11,6 +11,11 @@ from bench.evidence.records import Budgets, Ids, correct, smallest, within
 from bench.plan.graph import Closes
 from bench.plugins.data import Dataset
 
+NEEDED = frozenset(
+    {"sample_id", "status", "misclassified", "l0_features", "l0_pixels", "l2", "linf"}
+)
+"""The columns of a record that say which sources stand."""
+
 
 class Standing:
     """Reads each cell's records once: a run asks for every closer what others left."""
@@ -53,7 +58,7 @@ class Standing:
         try:
             if evidence.outcome.status != "done":
                 return None
-            records = evidence.records()
+            records = evidence.records(NEEDED.__contains__)
         except (DamagedError, KeyError, TypeError):
             return None
         threat = closes.threat(self.data.info.features)

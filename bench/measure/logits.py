@@ -33,13 +33,13 @@ def read(rows: pd.DataFrame) -> Array:
     return rows[[f"{PREFIX}{label}" for label in range(len(_kept(rows)))]].to_numpy(np.float64)
 
 
-def without(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return ``rows`` without the columns that keep logits."""
-    return rows.drop(columns=_kept(rows))
+def keeps(column: str) -> bool:
+    """Return whether a column of that name keeps a logit."""
+    return column.removeprefix(PREFIX).isdigit()
 
 
 def _kept(rows: pd.DataFrame) -> list[str]:
-    return [name for name in rows.columns if name.removeprefix(PREFIX).isdigit()]
+    return [name for name in rows.columns if keeps(name)]
 
 
 def measures(logits: Tensor) -> dict[str, Tensor]:

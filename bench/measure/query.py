@@ -66,6 +66,11 @@ def predict(model: nn.Module, x: Tensor, classes: int) -> Tensor:
                 raise ContractError(
                     f"the model must return logits of shape {(len(rows), classes)}, got {got}"
                 )
+            if logits.device != rows.device:
+                raise ContractError(
+                    f"the model must answer on the device of its input, {rows.device}, "
+                    f"got {logits.device}"
+                )
             if not logits.is_floating_point():
                 raise ContractError(f"the model must return floating logits, got {logits.dtype}")
             parts.append(logits)

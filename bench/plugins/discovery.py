@@ -105,11 +105,13 @@ def _is_file(plugin: str) -> bool:
 
 def plugin_modules() -> list[str]:
     """Return the names of all loaded modules that are a plugin's, or come from its folder."""
+    inside = tuple(f"{known}." for known in _modules)  # asked of thousands, before every task
     return [
         name
         for name, module in list(sys.modules.items())
         if isinstance(getattr(module, "__loader__", None), PinnedLoader)
-        or any(name == known or name.startswith(f"{known}.") for known in _modules)
+        or name in _modules
+        or name.startswith(inside)
     ]
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bench.base.types import Document, ThreatModel
-from bench.evidence.records import correct, smallest, within
+from bench.evidence.records import Budgets, correct, smallest, within
 from bench.verdict.rates import Counts, clustered_wilson, wilson
+
+Columns = Mapping[str, npt.NDArray[Any]]
+"""What a record says, by name: one array a column, for a frame of few rows is slow to ask."""
 
 MEASURED = [
     "sample_id", "success", "misclassified", "l0_features", "l0_pixels", "l2", "linf", "finite",
-    "in_box", "in_budget", "adversarial_confidence", "stop_reason", "zero_gradients",
+    "in_box", "in_budget", "adversarial_confidence", "stop_reason",
 ]  # fmt: skip
 """The columns of a record that metrics are made of."""
 
@@ -24,7 +30,8 @@ def summarise(records: pd.DataFrame, threat: ThreatModel, features: int) -> Docu
 
     ``records`` as ``bench.measure.cell`` makes them; ``features``: d, the number of features.
     """
-    attacked = records[MEASURED][(records["status"] == "attacked").to_numpy()]
+    rows = (records["status"] == "attacked").to_numpy(bool)
+    attacked = {name: records[name].to_numpy()[rows] for name in MEASURED}
     source, _ = pd.factorize(attacked["sample_id"])
     attempts = np.bincount(source)
     successes = np.bincount(source, weights=attacked["success"])
@@ -33,19 +40,19 @@ def summarise(records: pd.DataFrame, threat: ThreatModel, features: int) -> Docu
     return {
         "sources": sources,
         "correct_sources": len(attempts),
-        "attempts": len(attacked),
+        "attempts": len(source),
         "successes": int(attacked["success"].sum()),
         "success_rate": mean(attacked["success"]),
         "success_ci": clustered_wilson(successes, attempts),
         "robust_accuracy": robust / sources if sources else None,
         "robust_ci": wilson(robust, sources),
         **_feature_robustness(attacked, source, sources, threat, features),
-        **_sizes(attacked[attacked["success"]]),
+        **_sizes(attacked),
         **(_WITHOUT_SOURCE if threat.norm == "none" else {}),
         "invalid": count(~(attacked["finite"] & attacked["in_box"] & attacked["in_budget"])),
-        "zero_gradients": _total(attacked["zero_gradients"]),
+        "zero_gradients": _total(records["zero_gradients"][rows]),
         "no_op": count((attacked["linf"] == 0) & ~attacked["success"]),
-        "stop_reasons": _stop_reasons(attacked),
+        "stop_reasons": _stop_reasons(attacked["stop_reason"]),
     }
 
 
@@ -57,14 +64,14 @@ _WITHOUT_SOURCE: dict[str, None] = dict.fromkeys((
 
 
 def _feature_robustness(
-    attacked: pd.DataFrame, source: Counts, sources: int, threat: ThreatModel, features: int
+    attacked: Columns, source: Counts, sources: int, threat: ThreatModel, features: int
 ) -> Document:
     names = ("rho_adv", "rho_adv_paper", "rho_censored", "features_all", "features_success")
     if threat.norm != "l0" or threat.unit != "features" or threat.budget is None:
         return dict.fromkeys(names)
     # A failed attempt counts as the whole budget: PAPERS' reading that fits the published figures
     # (minimum over the targets, then the mean over sources).
-    reached = attacked["success"].to_numpy()
+    reached = attacked["success"]
     share = np.where(reached, attacked["l0_features"] / features, threat.budget)
     smallest = np.full(source.max(initial=-1) + 1, np.inf)
     np.minimum.at(smallest, source, share)
@@ -79,21 +86,27 @@ def _feature_robustness(
     return dict(zip(names, values, strict=True))
 
 
-def _sizes(successful: pd.DataFrame) -> Document:
+def _sizes(attacked: Columns) -> Document:
+    reached = attacked["success"]
+    l2, linf = attacked["l2"][reached], attacked["linf"][reached]
     return {
-        "features_mean": mean(successful["l0_features"]),
-        "pixels_mean": mean(successful["l0_pixels"]),
-        "l2_mean": mean(successful["l2"]),
-        "linf_mean": mean(successful["linf"]),
-        "l2_success": number(successful["l2"].median()),
-        "linf_success": number(successful["linf"].median()),
-        "adversarial_confidence": mean(successful["adversarial_confidence"]),
+        "features_mean": mean(attacked["l0_features"][reached]),
+        "pixels_mean": mean(attacked["l0_pixels"][reached]),
+        "l2_mean": mean(l2),
+        "linf_mean": mean(linf),
+        "l2_success": number(np.median(l2)) if len(l2) else None,
+        "linf_success": number(np.median(linf)) if len(linf) else None,
+        "adversarial_confidence": mean(attacked["adversarial_confidence"][reached]),
     }
 
 
-def _stop_reasons(attacked: pd.DataFrame) -> dict[str, int] | None:
-    counts = attacked["stop_reason"].value_counts()  # a missing reason is not counted
-    return {str(name): int(counts[name]) for name in sorted(counts.index)} or None
+def _stop_reasons(reasons: npt.NDArray[Any]) -> dict[str, int] | None:
+    counts = Counter(reason for reason in reasons.tolist() if isinstance(reason, str))
+    return dict(sorted(counts.items())) or None
+
+
+UNKNOWN: Document = {"worst_case": None, "worst_case_ci": None}
+"""The worst case where there is none, or nothing is known of it."""
 
 
 def worst_case(cells: list[pd.DataFrame], threat: ThreatModel, shape: tuple[int, ...]) -> Document:
@@ -104,14 +117,30 @@ def worst_case(cells: list[pd.DataFrame], threat: ThreatModel, shape: tuple[int,
     budgets count at larger ones. For a minimum-norm threat model there is no budget, hence None;
     nor is there for inputs without a source, whose records never count as misclassified.
     """
-    if threat.budget is None or not cells:
-        return {"worst_case": None, "worst_case_ci": None}
+    return worst_cases(cells, [threat], shape)[threat]
+
+
+def worst_cases(
+    cells: list[pd.DataFrame], threats: Iterable[ThreatModel], shape: tuple[int, ...]
+) -> dict[ThreatModel, Document]:
+    """Return ``worst_case`` under each of ``threats``: records are looked at once a norm."""
+    found: dict[ThreatModel, Document] = {}
+    if not cells:
+        return dict.fromkeys(threats, UNKNOWN)
     ids = np.unique(np.concatenate([cell["sample_id"].to_numpy(np.int64) for cell in cells]))
-    left = correct(cells, ids)
-    for cell in cells:
-        left &= ~within(smallest(cell, ids, threat, shape), threat)
-    kept = int(left.sum())
-    return {"worst_case": kept / len(ids), "worst_case_ci": wilson(kept, len(ids))}
+    right = correct(cells, ids)
+    reach: dict[tuple[str, str], Budgets] = {}
+    for threat in threats:
+        if threat.budget is None:
+            found[threat] = UNKNOWN
+            continue
+        unit = (threat.norm, threat.unit)
+        if unit not in reach:
+            every = [smallest(cell, ids, threat, shape) for cell in cells]
+            reach[unit] = np.minimum.reduce(every)
+        kept = int((right & ~within(reach[unit], threat)).sum())
+        found[threat] = {"worst_case": kept / len(ids), "worst_case_ci": wilson(kept, len(ids))}
+    return found
 
 
 def disagreement(records: pd.DataFrame, baseline: pd.DataFrame) -> Document:
@@ -121,14 +150,18 @@ def disagreement(records: pd.DataFrame, baseline: pd.DataFrame) -> Document:
     inputs are not the same to the last bit. All three are None where the attempts (source and
     target) are not the same ones.
     """
-    goals = ["sample_id", "target"]
-    first, second = (
-        frame.loc[frame["status"] == "attacked"].set_index(goals) for frame in (baseline, records)
-    )
-    if not first.index.equals(second.index):
+    first, second = (attempted(frame) for frame in (baseline, records))
+    if not all(np.array_equal(first[name], second[name]) for name in ("sample_id", "target")):
         return dict.fromkeys(DISAGREEMENT)
-    differ = (count(first[name] != second[name]) for name in ("success", "adversarial_hash"))
-    return dict(zip(DISAGREEMENT, (len(first), *differ), strict=True))
+    differ = (int((first[name] != second[name]).sum()) for name in ("success", "adversarial_hash"))
+    return dict(zip(DISAGREEMENT, (len(first["success"]), *differ), strict=True))
+
+
+def attempted(records: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    """Return what is compared of the attempts of a cell, (attempts,) each."""
+    rows = (records["status"] == "attacked").to_numpy(bool)
+    names = ("sample_id", "target", "success", "adversarial_hash")
+    return {name: records[name].to_numpy()[rows] for name in names}
 
 
 DISAGREEMENT = ("compared", "outcomes_differ", "inputs_differ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cached_property
 from typing import cast
 
 import pandas as pd
@@ -23,13 +24,19 @@ from bench.base.types import (
 from bench.evidence.cells import Evidence, Trial, nothing_left
 from bench.evidence.finished_run import read_results
 from bench.evidence.folder import RunFolder
-from bench.measure.logits import without as without_logits
+from bench.measure.logits import keeps
 from bench.plan.graph import Node, Plan, data_name
 from bench.plan.panel import REFERENCE
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
 from bench.plugins.data import Dataset
-from bench.results.cell_metrics import DISAGREEMENT, disagreement, summarise, worst_case
+from bench.results.cell_metrics import (
+    DISAGREEMENT,
+    UNKNOWN,
+    disagreement,
+    summarise,
+    worst_cases,
+)
 from bench.results.logit_rows import logit_rows
 from bench.results.model_metrics import summarise_model, summarise_probe
 from bench.results.pair_rows import pair_rows
@@ -119,10 +126,14 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     probes = {node.needs["model"]: _Probe(node, folder) for node in plan.of("probe")}
     told = plan.matrix.report == "findings"
     cells = [_Cell(node, info, folder, logits=told) for node in plan.of("cell")]
-    worst = _worst_cases(cells, info)
+    of_model: dict[str, list[_Cell]] = {fit: [] for fit in fits}
+    for cell in cells:
+        of_model[cell.fit].append(cell)
+    worst = _worst_cases(of_model, info)
+    plain = _Plain(of_model, fits, plan.reference or _undefended())
     rows = []
     for cell in cells:
-        fit = cell.node.needs["model"]
+        fit = cell.fit
         rows.append(
             row(
                 {"id": cell.node.id, **identity(fits[fit]), **cell.identity()} | cell.watched(),
@@ -130,9 +141,9 @@ def collect(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
                 cell.threat,
                 cell.summary
                 | worst[fit, cell.threat]
-                | _disagreement(cell, cells)
-                | {"paired": _paired(cell, cells, fits, plan.reference or _undefended())},
-                probes[fit].summary(),
+                | _disagreement(cell, of_model[fit])
+                | {"paired": plain.paired(cell)},
+                probes[fit].summary,
                 cell.evidence.document.get("queries", {}),
                 info.classes,
             )
@@ -221,8 +232,7 @@ class _Cell:
         self.records: pd.DataFrame | None = None
         self.summary: Document = {}
         if self.outcome.status == "done":
-            records = self.evidence.records()
-            self.records = records if logits else without_logits(records)
+            self.records = self.evidence.records(None if logits else lambda name: not keeps(name))
             self.summary = summarise(self.records, self.threat, info.features)
             if node.closes:  # it was given what others left: a share of that is no accuracy
                 self.summary |= {"robust_accuracy": None, "robust_ci": None}
@@ -242,8 +252,8 @@ class _Cell:
         closes = self.node.closes
         seen = None
         if self.records is not None:
-            rows = self.records[(self.records["status"] == "seen").to_numpy()]
-            seen = int(rows["misclassified"].sum())
+            rows = (self.records["status"] == "seen").to_numpy(bool)
+            seen = int(self.records["misclassified"].to_numpy(bool)[rows].sum())
         return {
             "round": closes.round if closes else 0,
             "differing": self.evidence.document.get("differing"),
@@ -252,18 +262,15 @@ class _Cell:
 
 
 def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:
-    """Hold a cell against the first of its model and threat that differentiates the same output.
+    """Hold a cell against the first of its threat that differentiates the same output.
 
     Where an attack has no such parameter, or none shares its value, against the first of all.
+    ``cells``: all of its model.
     """
-    fit, output = cell.node.needs["model"], cell.output
-    siblings = [
-        c
-        for c in cells
-        if c.node.needs["model"] == fit and c.threat == cell.threat and not c.node.closes
-    ]
     if cell.node.closes:
         return dict.fromkeys(DISAGREEMENT)
+    output = cell.output
+    siblings = [c for c in cells if c.threat == cell.threat and not c.node.closes]
     first = next((c for c in siblings if output and c.output == output), siblings[0])
     if first is cell or first.records is None or cell.records is None:
         return dict.fromkeys(DISAGREEMENT)
@@ -275,50 +282,52 @@ def _undefended() -> Document:
     return registry.DEFENSES.document(registry.DEFENSES.make(REFERENCE))
 
 
-def _paired(
-    cell: _Cell, cells: list[_Cell], fits: Mapping[str, Node], plain: Document
-) -> Document | None:
-    """Hold a cell against the ``plain`` network of its seed under the same attack.
+class _Plain:
+    """The cells of the networks that others are held against, those of the defense ``plain``."""
 
-    The difference of the success rates over their common attempts, or None where there is none.
-    """
-    fit = fits[cell.node.needs["model"]]
-    if cell.node.closes:
-        return None  # two closers are given other sources
-    seeds = {f.document["seed"] for f in fits.values() if f.document["defense"] == plain}
-    for other in cells:
-        reference = fits[other.node.needs["model"]]
-        if (
-            reference.document["defense"] == plain
-            and (len(seeds) == 1 or reference.document["seed"] == fit.document["seed"])
-            and other.node.document["attack"] == cell.node.document["attack"]
-            and reference is not fit
-        ):
-            if cell.records is None or other.records is None:
-                return None
-            rates = paired_rates(cell.records, other.records)
-            return rates and {"baseline": other.node.id, **rates}
-    return None
+    def __init__(
+        self, of_model: Mapping[str, list[_Cell]], fits: Mapping[str, Node], plain: Document
+    ) -> None:
+        self.fits = fits
+        plains = [fit for fit in fits if fits[fit].document["defense"] == plain]
+        self.only = len({fits[fit].document["seed"] for fit in plains}) == 1
+        self.cells = [cell for fit, cells in of_model.items() if fit in plains for cell in cells]
+
+    def paired(self, cell: _Cell) -> Document | None:
+        """Hold a cell against the plain network of its seed under the same attack.
+
+        The difference of the success rates over their common attempts, or None where there is none.
+        """
+        if cell.node.closes:
+            return None  # two closers are given other sources
+        seed = self.fits[cell.fit].document["seed"]
+        for other in self.cells:
+            if (
+                other.fit != cell.fit
+                and (self.only or self.fits[other.fit].document["seed"] == seed)
+                and other.node.document["attack"] == cell.node.document["attack"]
+            ):
+                if cell.records is None or other.records is None:
+                    return None
+                rates = paired_rates(cell.records, other.records)
+                return rates and {"baseline": other.node.id, **rates}
+        return None
 
 
-def _worst_cases(cells: list[_Cell], info: DataInfo) -> dict[tuple[str, ThreatModel], Document]:
+def _worst_cases(
+    of_model: Mapping[str, list[_Cell]], info: DataInfo
+) -> dict[tuple[str, ThreatModel], Document]:
     """Return the worst case of every model under every threat model."""
-    of_model: dict[str, list[_Cell]] = {}
-    for cell in cells:
-        of_model.setdefault(cell.node.needs["model"], []).append(cell)
-    return {
-        (model, threat): _worst_case(siblings, threat, info)
-        for model, siblings in of_model.items()
-        for threat in {cell.threat for cell in siblings}
-    }
-
-
-def _worst_case(siblings: list[_Cell], threat: ThreatModel, info: DataInfo) -> Document:
-    # A failed or skipped cell leaves the worst case unknown: a crash must not look like robustness.
-    if any(cell.unknown and cell.threat == threat for cell in siblings):
-        return {"worst_case": None, "worst_case_ci": None}
-    records = [cell.records for cell in siblings if cell.records is not None]
-    return worst_case(records, threat, info.shape)
+    found = {}
+    for model, cells in of_model.items():
+        records = [cell.records for cell in cells if cell.records is not None]
+        cases = worst_cases(records, {cell.threat for cell in cells}, info.shape)
+        # A failed or skipped cell leaves it unknown: a crash must not look like robustness.
+        gaps = {cell.threat for cell in cells if cell.unknown}
+        found.update(
+            {(model, t): UNKNOWN if t in gaps else document for t, document in cases.items()}
+        )
+    return found
 
 
 def row(
@@ -358,8 +367,9 @@ class _Probe:
         self.evidence = Evidence(folder, "probe", node.id)
         self.records = self.evidence.records() if self.evidence.exists else None
 
+    @cached_property
     def summary(self) -> Document:
-        """Return what stands beside every cell of the model."""
+        """What stands beside every cell of the model."""
         return {} if self.records is None else summarise_probe(self.records)
 
     def model(self, sources: list[int]) -> Document:

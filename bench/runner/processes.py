@@ -23,7 +23,13 @@ T = TypeVar("T")
 Answer = tuple[T | None, str | None]
 """What was returned, or None and why there is nothing."""
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+NUMERICAL = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    # Where a model is asked with two threads, one that waits for the other is to sleep: on cores
+    # that are taken it would burn a tenth of a second a question.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Settings of the numerical libraries in worker processes."""
 
 STARTUP = 600.0
 """Seconds that a process may take to import plugins: one that hangs there is ended."""
@@ -137,7 +143,7 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         # Read by the numerical libraries as a worker loads them; left set, for a worker that dies
         # is replaced later.
-        os.environ.update(dict.fromkeys(THREADS, "1"))
+        os.environ.update(NUMERICAL)
         context = _context(settings.device_class)
         ours, theirs = context.Pipe()
         self._connection: Connection = ours

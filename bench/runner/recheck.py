@@ -17,7 +17,7 @@ from bench.base.fingerprint import digest
 from bench.base.types import DamagedError, Document
 from bench.evidence.cells import Evidence
 from bench.evidence.folder import RunFolder
-from bench.measure.logits import read
+from bench.measure.logits import keeps, read
 from bench.measure.query import ask, differs
 from bench.plan.graph import Node, Plan
 from bench.plugins.code_hash import source_hash
@@ -82,7 +82,7 @@ def answers(settings: Settings, fit: str, cells: Sequence[str]) -> dict[str, int
     bare = torch.split(ask_bare(models.load_model(fit)[1], x), sizes)
     found = {}
     for item, rows, *said in zip(evidence, chosen, here, bare, strict=True):
-        stored = torch.from_numpy(np.ascontiguousarray(read(item.records())[rows]))
+        stored = torch.from_numpy(np.ascontiguousarray(read(item.records(keeps))[rows]))
         other = torch.stack([differs(stored, logits.cpu()) for logits in said])
         found[item.id] = int(other.any(dim=0).sum())
     return found

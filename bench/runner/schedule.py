@@ -207,9 +207,17 @@ class _Run:
         """Say how a cell ended; an earlier document of a fit or a probe must not speak for it."""
         if node.kind == "cell":
             document = {"id": node.id, "outcome": asdict(outcome), "document": node.document}
-            write_json(self.folder.cell(node.id), document)
+            if not self._says(node, document):
+                write_json(self.folder.cell(node.id), document)
             return
         self.folder.document(node.kind, node.id).unlink(missing_ok=True)
+
+    def _says(self, node: Node, document: Document) -> bool:
+        """Return whether the document of a node is this one already: a write takes its time."""
+        try:
+            return bool(read_json(self.folder.document(node.kind, node.id)) == document)
+        except DamagedError:
+            return False
 
     def _finish(self, node: Node, report: Report, reused: bool = False) -> None:
         self.progress.outcomes[node.id] = report.outcome

@@ -107,18 +107,21 @@ def paired_rates(a: pd.DataFrame, b: pd.DataFrame) -> Document | None:
     Returns ``delta`` (the rate of ``a`` minus that of ``b``), ``ci`` (95 %, paired and clustered
     by source) and ``attempts``, or None where no attempt is common.
     """
-    goals = ["sample_id", "target"]
-    first, second = (
-        frame.loc[(frame["status"] == "attacked").to_numpy(), [*goals, "success"]]
-        for frame in (a, b)
-    )
-    both = first.merge(second, on=goals, suffixes=("_a", "_b"))
-    if both.empty:
+    first, second = (_won(frame) for frame in (a, b))
+    both = [attempt for attempt in first if attempt in second]
+    if not both:
         return None
-    source, _ = pd.factorize(both["sample_id"])
-    won, lost = both["success_a"].to_numpy(bool), both["success_b"].to_numpy(bool)
+    source, _ = pd.factorize(np.array([sample for sample, _ in both]))
+    won, lost = (np.array([of[attempt] for attempt in both]) for of in (first, second))
     delta, ci = clustered_difference(won, lost, source)
     return {"delta": delta, "ci": ci, "attempts": len(both)}
+
+
+def _won(records: pd.DataFrame) -> dict[tuple[int, int], bool]:
+    """Return by source and target whether an attempt succeeded, in the order of ``records``."""
+    rows = (records["status"] == "attacked").to_numpy(bool)
+    columns = (records[n].to_numpy()[rows].tolist() for n in ("sample_id", "target", "success"))
+    return {(sample, target): success for sample, target, success in zip(*columns, strict=True)}
 
 
 def clustered_difference(
