@@ -116,7 +116,7 @@ def _gradient(
 ) -> tuple[tuple[str, float | None, float], str | None]:
     steps = [share * eps for share in SHARES]
     found = {
-        name: finding(agreement(model, point, y, steps, seed=seed))
+        name: finding(agreement(model, point, y, steps, seed=seed), single=name != "iterates")
         for name, point in points.items()
     }
     where = min(found, key=lambda name: WORST.index(found[name].kind))

@@ -23,10 +23,13 @@ NO_OP_SHARE = 0.1
 """Above this share of attempts that changed nothing, the attack did not do its work."""
 
 ZERO_SHARE = 0.1
-COSINE = 0.9
+COSINE = 0.7
 PROBABILITIES = 0.5
 ACCURACY_LOSS = 0.1
-"""Of one model: thresholds of its gradients, its outputs and its clean accuracy."""
+"""Of one model: thresholds of its gradients, its outputs and its clean accuracy.
+
+``COSINE``: a network that was trained six times as long has a softmax so sure that float32 leaves
+a cosine of 0.79 to 0.88, and its naive attack loses nothing; from 0.6 on down it loses much."""
 
 
 def cell_flags(

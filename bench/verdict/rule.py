@@ -13,7 +13,8 @@ from bench.verdict.rates import wilson
 Verdict = Literal["inconclusive", "masked", "broken", "holds"]
 
 MARGIN = 0.1
-"""δ: what a defense must gain over the undefended network (two twins differ by up to 0.07)."""
+"""δ: what the lower end of a gain must reach; that of two networks which differ in their seed alone
+stays below (docs/verdict.md, twins)."""
 
 POWER = 0.2
 """The panel has power at a budget where it leaves the undefended network at most this accuracy."""

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from bench.base.rows import CellRow, ModelRow, Results
 from bench.base.types import ThreatModel
-from bench.verdict.flags import COSINE
 from bench.verdict.panel_flags import NET
 from bench.verdict.rule import MARGIN
 from leaderboard.tables.cells import defense_labels, model_key, ordered, paired
@@ -34,7 +33,7 @@ seed alone lie up to 7 points apart (docs/verdict.md)."""
 MOST = 0.5
 """Share of the failed attempts, or of the gradients, from which a cause is called the cause."""
 
-ALIGNED = COSINE
+ALIGNED = 0.9
 """Median cosine with the exact gradient below which a gradient points elsewhere
 (docs/verdict.md)."""
 

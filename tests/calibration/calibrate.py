@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench.base.files import write_text  # noqa: E402 (found by the line above)
-from bench.base.types import Spec  # noqa: E402
+from bench.base.types import Norm, Spec  # noqa: E402
 from bench.measure.cell import Sources  # noqa: E402
 from bench.plugins import registry  # noqa: E402
 from bench.plugins.contracts import DataSettings, Defense  # noqa: E402
@@ -65,13 +65,20 @@ def case(fits: Fits, kind: Kind, sources: int) -> Case:
     return Case(defense, anew, fitted, fits.data, Sources(ids, test.x[ids], test.y[ids], 0))
 
 
-def measure(fits: Fits, kind: Kind, sources: int, undefended: dict[str, Any]) -> Iterable[Figure]:
-    """Yield the figures of one kind at one seed; ``undefended``: what survives on it, by norm."""
+def measure(
+    fits: Fits, kind: Kind, sources: int, due: Collection[Norm | None], undefended: dict[str, Any]
+) -> Iterable[Figure]:
+    """Yield the figures of one kind at one seed.
+
+    ``due``: the norms whose panels are run, and None for the model itself; ``undefended``: what
+    survives on the undefended network, by norm.
+    """
     forget()
     torch.manual_seed(fits.seed)
     subject = case(fits, kind, sources)
-    yield from of_model(subject)
-    for norm in kind.norms if fits.seed < PANEL_SEEDS else ():
+    if None in due:
+        yield from of_model(subject)
+    for norm in [norm for norm in kind.norms if norm in due]:
         figures, survivors = of_panel(subject, norm)
         yield from figures
         if kind.name == "undefended":
@@ -81,6 +88,13 @@ def measure(fits: Fits, kind: Kind, sources: int, undefended: dict[str, Any]) ->
             yield Figure(TWINS, norm, low, None)
 
 
+def published_twins() -> list[float]:
+    """Return the lower ends of Δ of the twin in the published run ``verdict``, closers and all."""
+    rows = json.loads((ROOT / "leaderboard/published/verdict-digits/verdicts.json").read_text())
+    seeds = [seed for row in rows if row["defense"] == "twin" for seed in row["seeds"]]
+    return [seed["delta_ci"][0] for seed in seeds if seed["delta_ci"]]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -88,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sources", type=int, default=60)
     parser.add_argument("--only", default="", help="part of a kind's label")
     parser.add_argument("--page", action="store_true", help="write the page from what is there")
+    parser.add_argument("--models", action="store_true", help="no panels")
     parser.add_argument("--figures", type=Path, default=FIGURES)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -98,21 +113,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in [] if options.page else [int(text) for text in options.seeds.split(",")]:
         fits, undefended = Fits(data, seed), {}
         for kind in kinds:
-            known = {(row["kind"], row["seed"]) for row in rows}
+            known = {r["norm"] for r in rows if (r["kind"], r["seed"]) == (kind.label, seed)}
             planned = seed < (SEEDS if kind.honest else DISHONEST_SEEDS)
-            if not planned or options.only not in kind.label or (kind.label, seed) in known:
+            panels = kind.norms if seed < PANEL_SEEDS and not options.models else ()
+            due = {None, *panels} - known
+            if not planned or not due or options.only not in kind.label:
                 continue
             start = time.perf_counter()
-            found = list(measure(fits, kind, options.sources, undefended))
+            found = list(measure(fits, kind, options.sources, due, undefended))
             rows += [{"kind": kind.label, "seed": seed, **asdict(figure)} for figure in found]
             lines = ",\n".join(json.dumps(row) for row in rows)
             write_text(stored, f"[\n{lines}\n]\n")
             raised = sorted({figure.flag for figure in found if figure.raised})
-            missed = sorted(set(kind.own) - set(raised))
+            looked = {figure.flag for figure in found}
+            missed = sorted(looked & set(kind.own) - set(raised))
             told = f"raised {raised}" + (f", MISSED {missed}" if missed else "")
             print(f"{seed} {kind.label}: {told}, {time.perf_counter() - start:.0f} s", flush=True)  # noqa: T201
     if stored == FIGURES:
-        page = insert(PAGE.read_text(encoding="utf-8"), "calibration", tables(rows, kinds))
+        made = tables(rows, kinds, published_twins())
+        page = insert(PAGE.read_text(encoding="utf-8"), "calibration", made)
         write_text(PAGE, insert(page, "power", power_table()))
 
 

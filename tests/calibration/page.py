@@ -52,8 +52,8 @@ SMALL = ("gradient-direction", "gradient-mismatch", "surrogate")
 NAMES = {None: "", "linf": " (L∞)", "l0": " (L0)"}
 
 
-def tables(rows: Sequence[Row], kinds: Sequence[Kind]) -> str:
-    """Return the tables as markdown."""
+def tables(rows: Sequence[Row], kinds: Sequence[Kind], twins: Sequence[float] = ()) -> str:
+    """Return the tables as markdown; ``twins``: lower ends of Δ that other runs found."""
     known = {kind.label: kind for kind in kinds}
     rows = [row for row in rows if row["kind"] in known]
     honest = [row for row in rows if known[row["kind"]].honest]
@@ -65,7 +65,7 @@ def tables(rows: Sequence[Row], kinds: Sequence[Kind]) -> str:
         table(pd.DataFrame([_line(key, honest, own) for key in QUANTITIES])),
         _named("False alarms", [row for row in honest if row["raised"]]),
         _named("Missed", [row for row in own if row["raised"] is False]),
-        _twins([row for row in rows if row["flag"] == TWINS]),
+        _twins([*twins, *(row["value"] for row in rows if row["flag"] == TWINS)]),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -111,13 +111,12 @@ def _named(title: str, rows: Sequence[Row]) -> str:
     return f"{title}: {'; '.join(told) if told else 'none'}."
 
 
-def _twins(rows: Sequence[Row]) -> str:
-    if not rows:
+def _twins(lows: Sequence[float]) -> str:
+    if not lows:
         return ""
-    low = max(row["value"] for row in rows)
     return (
         f"Twins: the lower end of Δ between two networks that differ in their seed alone is at "
-        f"most {100 * low:.0f} points ({len(rows)} pairs); a gain needs {100 * MARGIN:.0f}."
+        f"most {100 * max(lows):.0f} points ({len(lows)} pairs); a gain needs {100 * MARGIN:.0f}."
     )
 
 

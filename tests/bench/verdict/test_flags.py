@@ -41,8 +41,8 @@ def test_an_honest_network_is_clear() -> None:
     [
         ({"zero_share": 0.1, "zero_samples": [4]}, {"zero-gradient": "warning"}),
         ({"zero_share": 0.09}, {}),
-        ({"cosine_median": 0.89}, {"gradient-direction": "warning"}),
-        ({"cosine_median": 0.9}, {}),
+        ({"cosine_median": 0.69}, {"gradient-direction": "warning"}),
+        ({"cosine_median": 0.7}, {}),
         ({"probabilities": 1.0}, {"probabilities": "error"}),
         ({"accuracy": 0.1}, {"chance": "error", "accuracy-loss": "info"}),
         ({"accuracy": 0.87}, {"accuracy-loss": "info"}),
