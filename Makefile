@@ -4,7 +4,7 @@ BIN := .venv/bin
 SETUP := .venv/.installed
 PYTEST := $(BIN)/python -m pytest -q -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: run test lint types tests unit publish benchmark calibrate soak audit clean
+.PHONY: run test lint types tests unit publish benchmark calibrate soak picture audit clean
 .DELETE_ON_ERROR:
 
 run: $(SETUP)
@@ -63,6 +63,10 @@ publish: $(SETUP)
 	set -e; for m in $(CURVES) $(DIGITS); do $(BIN)/python -m bench publish runs/$$m-digits; done
 	$(BIN)/python -m bench publish runs/tabular
 	$(BIN)/python -m leaderboard.pages.readme README.md
+
+# The README's picture, of what is published; needs chromium.
+picture: $(SETUP)
+	$(BIN)/python -m tests.leaderboard.site.shoot leaderboard/published/verdict-digits/index.html docs/page.png
 
 # Known vulnerabilities of what is installed: asks a network, so it is no part of `make test`.
 audit: $(SETUP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
@@ -31,6 +32,9 @@ SETTINGS: dict[str, Any] = {
     "legend.frameon": False,
     "savefig.dpi": 300,
 }
+
+NOTE = 80
+"""Letters in a line of a note."""
 
 METADATA: dict[str, dict[str, None]] = {
     "pdf": {"CreationDate": None, "ModDate": None},
@@ -82,10 +86,16 @@ def styled(function: Drawing) -> Drawing:
 
 
 @styled
-def save(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write each figure to ``folder`` as PDF and as PNG; return the files."""
+def save(figures: Mapping[str, Figure], folder: Path, note: str = "") -> list[Path]:
+    """Write each figure to ``folder`` as PDF and as PNG; return the files.
+
+    ``note``: what it was measured on, for whoever meets the image alone; a figure that says so
+    itself below its axes keeps its words.
+    """
     written = []
     for name, figure in figures.items():
+        if note and not figure.get_supxlabel():
+            figure.supxlabel(textwrap.fill(note, NOTE), size=5, color="0.35", x=0.99, ha="right")
         _take_words_as_they_are(figure)
         for kind, metadata in METADATA.items():
             written.append(folder / f"{name}.{kind}")
@@ -135,7 +145,6 @@ def legend(figure: Figure, columns: int = 3) -> None:
     handles = [handle for some, _ in found for handle in some]
     names = [name for _, some in found for name in some]
     unique = dict(zip(reversed(names), reversed(handles), strict=True))
-    order = [name for name in dict.fromkeys(names) if name != "published"]
-    order += ["published"] * ("published" in unique)
+    order = sorted(dict.fromkeys(names), key=lambda name: name.startswith("published"))
     figure.legend([unique[name] for name in order], order, loc="outside upper center",
                   ncols=columns, handlelength=2.6, columnspacing=1.2)  # fmt: skip

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bench.base.rows import Results
 from leaderboard.figures.style import PUBLISHED, STYLES, legend, new_figure, styled
 from leaderboard.tables.cells import Row, model_key
@@ -117,8 +119,9 @@ def _against_temperature(
     columns: int = 3,
     **wanted: object,
 ) -> Figure | None:
-    if not any(series.values()):
-        return None
+    swept = {p.temperature for points in series.values() for p in points} - {None}
+    if len(swept) < 2:
+        return None  # beside what was published at other temperatures, it would compare nothing
     figure, axes = new_figure()
     _plot_all(axes, series, 100)
     _plot_published(axes, results, quantity, 100, **wanted)
@@ -128,13 +131,17 @@ def _against_temperature(
     return figure
 
 
+LINE = 3
+"""Points that a line takes: two say nothing of what is between them."""
+
+
 def _plot_all(axes: Axes, series: Mapping[str, Sequence[Point]], scale: float) -> None:
     drawn = [(name, points) for name, points in series.items() if points]
     for number, (name, points) in enumerate(drawn):
         # Beside one another, or equal series would hide each other.
         shift = DODGE ** (number - (len(drawn) - 1) / 2)
         for part in _parts(points):
-            swept = part[0].temperature is not None
+            swept = part[0].temperature is not None and len(part) >= LINE
             axes.errorbar(
                 [shift * (NONE if p.temperature is None else p.temperature) for p in part],
                 [scale * p.value for p in part],
@@ -166,14 +173,18 @@ def _plot_published(
     axes: Axes, results: Results, quantity: Quantity, scale: float, **wanted: object
 ) -> None:
     dataset = results.models[0]["dataset"] if results.models else None
-    found = [
-        (NONE if figure.temperature is None else figure.temperature, scale * figure.scaled)
-        for figure in published(quantity, dataset=dataset, **wanted)
-        if figure.scaled is not None and figure.defense in (PLAIN, SWEPT)
-    ]
-    if found:
-        x, y = zip(*found, strict=True)
-        axes.plot(x, y, label="published", **PUBLISHED)
+    for label, thick in (("published", True), ("published, recalled", False)):
+        found = [
+            (NONE if figure.temperature is None else figure.temperature, scale * figure.scaled)
+            for figure in published(quantity, dataset=dataset, **wanted)
+            if figure.scaled is not None
+            and figure.defense in (PLAIN, SWEPT)
+            and (figure.certainty != "recalled") == thick
+        ]
+        if found:
+            x, y = zip(*found, strict=True)
+            drawn = PUBLISHED if thick else {**PUBLISHED, "marker": "+", "markeredgewidth": 0.8}
+            axes.plot(x, y, label=label, **drawn)
 
 
 def _temperature_axis(axes: Axes) -> None:
@@ -190,7 +201,10 @@ SHOWN = (5.0, 20.0, 100.0)
 
 @styled
 def sensitivity(results: Results) -> Figure | None:
-    """Histograms of the mean absolute input gradient: undefended and some temperatures."""
+    """Distribution of the mean absolute input gradient: undefended and some temperatures.
+
+    The share of images up to each edge of the bins, which are of unequal width.
+    """
     seed = min((row["seed"] for row in results.models), default=0)
     rows = [
         row for row in results.models if row.get("sensitivity") is not None and row["seed"] == seed
@@ -206,16 +220,15 @@ def sensitivity(results: Results) -> Figure | None:
     for style, (name, row) in zip(STYLES, drawn, strict=False):
         found = row["sensitivity"]
         assert found is not None  # as of every row that is drawn
-        shares = [100 * count / found["samples"] for count in found["counts"]]
-        places = range(len(shares))
-        axes.plot(places, shares, color=style.color, linestyle=style.line, marker=style.marker,
-                  markersize=3, label=name)  # fmt: skip
-        edges = found["edges_log10"]
-    axes.set_xticks([i + 0.5 for i in range(len(edges))], [str(e) for e in edges], rotation=90)
-    axes.set_xlabel("mean absolute input gradient, log10 (edges of the bins)")
+        below = np.cumsum(found["counts"][:-1]) / found["samples"]
+        axes.plot(found["edges_log10"], 100 * below, color=style.color, linestyle=style.line,
+                  marker=style.marker, markersize=3, label=name)  # fmt: skip
+    axes.set_xlabel("mean absolute input gradient up to here, log10")
     axes.set_ylabel("test images, %")
-    for edge in (-40, -2):
-        axes.axvline(edges.index(edge) + 0.5, color="0.4", linewidth=0.7, linestyle=":")
+    # What the distillation paper counts: tiny below, large above.
+    for edge, word in ((-40, "tiny"), (-2, "large")):
+        axes.axvline(edge, color="0.4", linewidth=0.7, linestyle=":")
+        axes.annotate(word, (edge, 1.01), xycoords=("data", "axes fraction"), size=5, ha="center")
     legend(figure, 4)
     return figure
 
@@ -244,8 +257,8 @@ def logits(results: Results) -> Figure | None:
 def scale(runs: Mapping[str, Results]) -> Figure | None:
     """Success against the scale of the logits, every model of every run; ``runs`` by name.
 
-    Filled: on probabilities; open: on log-odds. Raises ValueError for more runs than there are
-    styles.
+    Filled: on probabilities; open and larger: on log-odds. Raises ValueError for more runs than
+    there are styles.
     """
     if len(runs) > len(STYLES):
         raise ValueError(f"at most {len(STYLES)} runs, got {len(runs)}")
@@ -258,17 +271,24 @@ def scale(runs: Mapping[str, Results]) -> Figure | None:
             if "mean_abs_logit" in row
         }
         for output, fill in (("probs", "full"), ("log_odds", "none")):
-            found = sorted(
-                (sizes[model_key(row)], 100 * row["success_rate"])
+            rows = [
+                row
                 for row in jsma_cells(results.cells, output)
                 if row["success_rate"] is not None and sizes.get(model_key(row)) is not None
-            )
-            if found:
-                drawn += len(found)
-                x, y = zip(*found, strict=True)
-                label = f"{name}: {OUTPUTS[output]}" if name else f"on {OUTPUTS[output]}"
-                axes.plot(x, y, color=style.color, marker=style.marker, linestyle="none",
-                          fillstyle=fill, label=label)  # fmt: skip
+            ]
+            drawn += len(rows)
+            label = f"{name}: {OUTPUTS[output]}" if name else f"on {OUTPUTS[output]}"
+            # Of a single run, what has no teacher is told apart by its shape.
+            alone = [row for row in rows if not name and row["defense"] == "temperature_only"]
+            others = [row for row in rows if row not in alone]
+            for some, marker, more in ((others, style.marker, ""), (alone, "s", ", no teacher")):
+                if some:
+                    x = [sizes[model_key(row)] or 0.0 for row in some]
+                    y = [100 * (row["success_rate"] or 0) for row in some]
+                    # Open and larger: equal points do not hide one another.
+                    axes.plot(x, y, color=style.color, marker=marker, linestyle="none",
+                              fillstyle=fill, label=label + more,
+                              markersize=4 if fill == "full" else 7)  # fmt: skip
     if not drawn:
         return None
     axes.set_xscale("log")

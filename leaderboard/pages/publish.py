@@ -19,7 +19,7 @@ from leaderboard.pages.findings import findings
 from leaderboard.pages.leaderboard import pages
 from leaderboard.pages.markdown import page
 from leaderboard.site.index_page import index_page
-from leaderboard.tables.headline import headline
+from leaderboard.tables.headline import headline, measured_on
 
 if TYPE_CHECKING:
     from bench.plugins.data import Dataset
@@ -101,12 +101,12 @@ def write_figures(report: str, results: Results, folder: RunFolder, data: Datase
     if report == "distillation":
         from leaderboard.figures.mosaic import panels
 
-        save({**draw(results), **panels(results, folder, data)}, figures)
+        save({**draw(results), **panels(results, folder, data)}, figures, measured_on(results))
     if report == "findings":
         from leaderboard.findings.material import Material
         from leaderboard.pages.findings import draw_findings
 
-        save(draw_findings(results, Material(folder, data)), figures)
+        save(draw_findings(results, Material(folder, data)), figures, measured_on(results))
 
 
 def write_index(published: Path) -> Path:

@@ -35,7 +35,7 @@ class Reference:
     def words(self) -> str:
         """The paper in a line of prose."""
         names = [name.split(",")[0] for name in self.fields["author"].split(" and ")]
-        for code, letter in (("{\\`a}", "à"), ('{\\"o}', "ö")):
+        for code, letter in (("{\\`a}", "à"), ("{\\`e}", "è"), ('{\\"o}', "ö")):
             names = [name.replace(code, letter) for name in names]
         who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
         title = self.fields["title"].replace("{$\\sigma$}", "σ").replace("{$\\ell_0$}", "ℓ0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -245,7 +245,7 @@ def _curve(rows: Sequence[VerdictRow]) -> Markup:
                 if value is not None:
                     lines[kind].setdefault(seed["seed"], []).append((row["at"], value))
     series = [
-        Series(kind, f"{KINDS[kind]}, seed {seed}", sorted(set(points)))
+        Series(kind, seeded(KINDS[kind], seed, lines[kind]), sorted(set(points)))
         for kind in ("plain", "naive", "worst")
         for seed, points in lines[kind].items()
         if kind != "plain" or any(row["rule"] is not None for row in rows)
@@ -257,6 +257,11 @@ def _curve(rows: Sequence[VerdictRow]) -> Markup:
     unit = {"l0": "features changed", "l2": "budget, L2", "linf": "budget ε, L∞"}
     return axes("Accuracy left in per cent against the budget", told, series,
                 unit.get(rows[0]["threat"]["norm"], "budget"))  # fmt: skip
+
+
+def seeded(name: str, seed: int, seeds: Collection[int]) -> str:
+    """Return the name of a line, with its training seed where there are several."""
+    return f"{name}, seed {seed}" if len(seeds) > 1 else name
 
 
 def _raised(rows: Sequence[VerdictRow], models: Sequence[ModelRow]) -> list[Raised]:

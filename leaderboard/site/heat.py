@@ -11,7 +11,7 @@ from bench.base.fingerprint import digest
 from bench.base.rows import CellRow, Results
 from bench.base.types import ThreatModel
 from leaderboard.figures.svg import Series, axes
-from leaderboard.site.evidence import Evidence, evidence
+from leaderboard.site.evidence import Evidence, evidence, seeded
 from leaderboard.tables.cells import defense_labels, labels, ordered, threat_tables
 from leaderboard.tables.numbers import UNDEFINED, counted, interval, percent
 from leaderboard.tables.sweeps import temperature_of
@@ -146,7 +146,7 @@ def sweeps(tables: Sequence[VerdictTable]) -> list[tuple[str, str, Markup]]:
                         if value is not None:
                             seeds.setdefault(seed["seed"], []).append((temperature, value))
                 series += [
-                    Series(key, f"{words}, seed {seed}", sorted(line))
+                    Series(key, seeded(words, seed, seeds), sorted(line))
                     for seed, line in seeds.items()
                 ]
             title = f"{kind}, {table.title}"

@@ -174,7 +174,8 @@ def _rates(values: Iterable[float | None]) -> str:
 def _deltas(seeds: Sequence[SeedRow]) -> str:
     if len(seeds) == 1:
         return points(seeds[0]["delta"], seeds[0]["delta_ci"], 0)
-    return " / ".join(dict.fromkeys(points(seed["delta"], None, 0) for seed in seeds))
+    told = [points(seed["delta"], None, 0) for seed in seeds]
+    return told[0] if len(set(told)) == 1 else " / ".join(told)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -215,6 +216,6 @@ def sentence(table: VerdictTable) -> str:
             for values in zip(*((s["naive"], s["worst_case"]) for s in gap["seeds"]), strict=True)
         )
         told += (
-            f" The naive attack leaves {names[gap['id']]} {naive}, all attacks together {worst}."
+            f" On {names[gap['id']]} the naive attack leaves {naive}, all attacks together {worst}."
         )
     return told

@@ -6,10 +6,25 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench.base.rows import Results
+from bench.base.types import ThreatModel
 from leaderboard.tables.cells import Row, labels
 from leaderboard.tables.numbers import counted, given, points, ranged, shares
 from leaderboard.tables.sweeps import PLAIN, SWEPT, jsma_cells, temperature_of
 from leaderboard.tables.verdicts import VerdictTable, verdict_tables
+
+
+def measured_on(results: Results) -> str:
+    """Return what a run was measured on in a few words: data, network, sources, seeds."""
+    rows = [*results.cells, *results.models]
+    if not rows:
+        return ""
+    told = [", ".join(dict.fromkeys(str(row[name]) for row in rows))
+            for name in ("dataset", "network", "recipe")]  # fmt: skip
+    sources = max((row["sources"] or 0 for row in results.cells), default=0)
+    seeds = sorted({row["seed"] for row in rows})
+    words = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(str(seed) for seed in seeds)}"
+    budgets = dict.fromkeys(str(ThreatModel(**row["threat"])) for row in results.cells)
+    return "; ".join([*told, f"{sources} sources", words, *list(budgets)[:3]])
 
 
 def headline(results: Results) -> str:

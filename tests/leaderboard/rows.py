@@ -63,7 +63,7 @@ def model(of: Row, scale: float = 6.0, **changes: Any) -> Row:
             "large": 400, "tiny": 1, "float32_zero": 2, "jacobian_samples": 100,
             "jacobian_median_log10": -scale,
         },
-        "gradients": {"zero_share": 0.0, "cosine_median": 1.0},
+        "gradients": {"zero_share": 0.0, "cosine_median": 1.0}, "flags": [], "not_evaluated": {},
     }  # fmt: skip
     return {**base, **changes}
 

@@ -62,7 +62,7 @@ def judged(names: list[str], **changes: Any) -> Results:
     cells = [row(one["defense"], 0.5, **{k: one[k] for k in PLACE}) for one in rows]
     return Results(
         cells,
-        [model({**one, "seed": 0}, flags=[], not_evaluated={}) for one in rows],
+        [model({**one, "seed": 0}) for one in rows],
         rows,
         sources=[sources(one) for one in rows],
     )

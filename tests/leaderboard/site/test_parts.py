@@ -78,7 +78,7 @@ def test_the_sentence_follows_the_rows() -> None:
     hidden = verdict("b", verdict="broken", seeds=[seed(naive=0.9, worst_case=0.1, drop=0.8)])
     (table,) = verdict_tables([REFERENCE, hidden])
     assert sentence(table) == (
-        "none of 1 defenses holds; 1 × broken. The naive attack leaves b 90.0 %, all attacks "
+        "none of 1 defenses holds; 1 × broken. On b the naive attack leaves 90.0 %, all attacks "
         "together 10.0 %."
     )
     (table,) = verdict_tables([REFERENCE])
@@ -101,7 +101,7 @@ def test_what_a_docstring_cites_as_its_source_is_in_the_references(index: dict[s
     known = {reference.fields["eprint"]: reference for reference in references()}
     for name, place in index.items():
         module = importlib.import_module(place.partition(":")[0])
-        for eprint in re.findall(r"arXiv (\d{4}\.\d{5}|\d{4}\.\d{4})", module.__doc__ or ""):
+        for eprint in re.findall(r"arXiv\s+(\d{4}\.\d{5}|\d{4}\.\d{4})", module.__doc__ or ""):
             if eprint not in NOT_A_SOURCE:
                 assert eprint in known, (name, eprint)
     for reference in references():
