@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attacks.kit import draws
 from attacks.kit.model import CHUNK_ACCELERATOR, CHUNK_CPU
+from bench.base.types import rows_at_once
 
 BallNorm = Literal["linf", "l2"]
 
@@ -68,8 +69,9 @@ def check_counts(**counts: int | None) -> None:
 
 
 def default_chunk(x: Tensor) -> int:
-    """Return how many rows to query at once on the device of ``x``."""
-    return CHUNK_CPU if x.device.type == "cpu" else CHUNK_ACCELERATOR
+    """Return how many rows like those of ``x`` to query at once on its device."""
+    most = CHUNK_CPU if x.device.type == "cpu" else CHUNK_ACCELERATOR
+    return rows_at_once(x.shape[1:], most)
 
 
 def random_point(

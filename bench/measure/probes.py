@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from bench.base.types import rows_at_once
 from bench.measure.logits import columns as logit_columns
 from bench.measure.logits import measures
 from bench.measure.query import BATCH, answer, ask, differs, predict
@@ -17,7 +18,7 @@ from bench.measure.recast import View
 from bench.plugins.data import Dataset, Split
 
 CHUNK = 256
-"""Images a gradient: fixed, so that every probe sums in the same order."""
+"""Images a gradient, small ones: fixed, so that every probe sums in the same order."""
 
 TRAINING = 10_000
 """Images of the training split that are looked at: enough for its accuracy to 0.2 points."""
@@ -146,7 +147,8 @@ def _gradients(
 def _chunked(
     measure: Callable[[nn.Module, Tensor, Tensor], Tensor], model: nn.Module, split: Split
 ) -> Tensor:
-    return torch.cat([measure(model, part.x, part.y) for part in split.parts(CHUNK)])
+    rows = rows_at_once(split.stored.shape[1:], CHUNK)
+    return torch.cat([measure(model, part.x, part.y) for part in split.parts(rows)])
 
 
 def sensitivity(model: nn.Module, x: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.base.types import ThreatModel
+from bench.base.types import ThreatModel, rows_at_once
 
 BATCH = 512
-"""Rows a query: fixed, so that every verification sums in the same order."""
+"""Rows a query, of small inputs: fixed, so that every verification sums in the same order."""
 
 ODD_BATCH = 193
 """Rows a query where a model is to be judged: a size at which no attack asks."""
@@ -49,14 +49,14 @@ class ContractError(Exception):
 
 
 def predict(model: nn.Module, x: Tensor, classes: int) -> Tensor:
-    """Return the logits (n, classes) of ``x``, queried ``BATCH`` rows at a time.
+    """Return the logits (n, classes) of ``x``, queried ``BATCH`` rows at a time, or fewer.
 
     The model gets a copy of its rows. Raises ContractError where it changes that, or returns
     another shape or no floating numbers.
     """
     parts = []
     with torch.no_grad():
-        for rows in torch.split(x, BATCH) if len(x) else ():
+        for rows in torch.split(x, rows_at_once(x.shape[1:], BATCH)) if len(x) else ():
             given = rows.clone()
             logits = model(given)
             if not torch.equal(given, rows) and not _alike(given, rows):
@@ -112,7 +112,7 @@ def _shuffled(model: nn.Module, x: Tensor, classes: int, seed: int) -> Tensor:
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(x))).to(x.device)
     logits = x.new_empty((len(x), classes))
     with torch.no_grad():
-        for rows in torch.split(order, ODD_BATCH) if len(x) else ():
+        for rows in torch.split(order, rows_at_once(x.shape[1:], ODD_BATCH)) if len(x) else ():
             logits[rows] = predict(model, x[rows].clone(), classes).to(logits.dtype)
     return logits
 

@@ -18,6 +18,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bench.base.types import rows_at_once
+
 FINEST = 1e-6
 """The step that is taken in float64: what agrees there alone is a gradient that reaches nowhere."""
 
@@ -255,7 +257,9 @@ def _rounding(model: nn.Module, *answers: Tensor) -> float:
 def _ask(model: nn.Module, x: Tensor, turn: int = 0) -> Tensor:
     """Return the logits of ``x``, asked in an order that is turned by ``turn`` rows."""
     with torch.no_grad():
-        logits = torch.cat([model(rows) for rows in torch.split(x.roll(turn, 0), CHUNK)])
+        logits = torch.cat(
+            [model(rows) for rows in torch.split(x.roll(turn, 0), rows_at_once(x.shape[1:], CHUNK))]
+        )
     return logits.roll(-turn, 0)
 
 
@@ -275,7 +279,8 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[Tenso
     A batch whose backward pass raises is asked again row by row: one row may spoil the others'.
     """
     logits, gradients = [], []
-    for rows, labels in zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True):
+    size = rows_at_once(x.shape[1:], CHUNK)
+    for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
         try:
             found = [_pull(model, rows, labels, seed)]
         except Exception:  # noqa: BLE001 (other people's code: what cannot be had counts as broken)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.base.types import ThreatModel
-from bench.measure.query import BATCH, ContractError, distances, hashes, lead, predict
+from bench.base.types import ThreatModel, rows_at_once
+from bench.measure.query import BATCH, ODD_BATCH, ContractError, distances, hashes, lead, predict
 
 
 def test_distances_by_hand() -> None:
@@ -88,6 +88,14 @@ def test_predict_queries_in_fixed_batches() -> None:
 
     assert predict(Model(), torch.rand(BATCH + 1, 3), 3).shape == (BATCH + 1, 3)
     assert seen == [BATCH, 1]
+
+
+def test_fewer_large_inputs_go_through_a_model_at_once() -> None:
+    assert rows_at_once((1, 28, 28), 512) == rows_at_once((30,), 512) == 512
+    assert rows_at_once((3, 32, 32), 512) == 130
+    assert rows_at_once((3, 32, 32), ODD_BATCH) == 49  # still a size at which nobody else asks
+    assert rows_at_once((3, 224, 224), 512) == 32
+    assert rows_at_once((3, 224, 224), 2) == 1
 
 
 @pytest.mark.parametrize(
