@@ -60,6 +60,8 @@ def prepare(
         data = source.load(settings.data)
         if not isinstance(data, Dataset):
             raise TypeError(f"a bench.Dataset is expected, got {type(data).__name__}")
+    if not len(data.train) and plan.matrix.reference is None:
+        plan = plan_of(matrix, options, reference=False)  # none that could be trained
     vouch(plan, options.unpickle)
     settings = replace(settings, info=data.info, trusted=trusted())
     check_budgets(plan, data.info)
@@ -85,7 +87,7 @@ def _handed_over(plan: Plan, data: Dataset, network: Callable[[], nn.Module]) ->
     """
     notes: dict[str, None] = {}
     for node in plan.of("fit"):
-        defense, name = node.defense(), node.document["defense"]["name"]
+        defense, name = node.fitted(), node.document["defense"]["name"]
         if isinstance(defense, HandedOver):
             with registry.asking(defense, "notes"):
                 notes |= dict.fromkeys(defense.notes(BuildContext(data.info, {}, network)))
