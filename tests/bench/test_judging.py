@@ -194,7 +194,7 @@ def greedy():
         (["--budget", "0"], "budgets must be positive"),
         (["--budget", "1.5"], "at most 1"),
         (["--norm", "l0", "--budget", "65"], "more than the 64 features"),
-        (["--norm", "l2", "--budget", "9"], "farther than any two inputs"),
+        (["--norm", "l2", "--budget", "9"], "exceeds the box"),
         (["--sources", "301"], "301 sources were asked for and the test split of 'digits' has 300"),
         (["--sources", "many"], "--sources takes a whole number or all"),
         (["--reference-weights", "nowhere.pt"], "nowhere.pt"),
