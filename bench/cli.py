@@ -277,15 +277,19 @@ def claim_command(  # noqa: PLR0913, PLR0917 (as of run)
         from dataclasses import replace
 
         from bench.base.files import write_json
+        from bench.base.places import start_at
         from bench.claims.answer import read_answer
         from bench.claims.claim import load_claim
         from bench.evidence.finished_run import read_run
-        from bench.runner.prepare import prepare
+        from bench.plugins import discovery
+        from bench.runner.prepare import matrix_folder, prepare
         from leaderboard.terminal.claims import show_answer
 
+        discovery.load_plugins(plugin)
+        start_at(base := matrix_folder(claim))
         said = load_claim(claim)
         chosen = replace(options, out=out or Path("runs") / f"claim-{said.name}")
-        prepared = prepare(said.matrix(), chosen)
+        prepared = prepare(said.matrix(), chosen, base)
         info = prepared[2].info
         said.check(info)
         result = run_prepared(prepared, chosen, watch=True)

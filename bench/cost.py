@@ -181,7 +181,8 @@ def _name(node: Node) -> str:
         for key in ("steps", "restarts", "runners_up", "queries", "draws")
         if params.get(key)
     ]
-    inner = (document["params"].get("source") or {}).get("name")
+    needs = node.document["requires"]
+    inner = (document["params"].get("source") or {}).get("name") if needs else None
     told = [*shown, *counts, *([f"from {inner}"] if inner else [])]
     closer = " (closer)" if node.closes else ""
     return " ".join([document["name"], *told]) + closer

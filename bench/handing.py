@@ -10,6 +10,7 @@ from typing import Any
 from bench.base.types import Document, UserError
 from bench.judging import Question, checkpoint, placed_builder, slug, travelling
 from bench.plugins import discovery, registry
+from bench.plugins.parameter import as_dataset
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class Handed:
         placed = None if builder is None else placed_builder(builder, home)
         return checkpoint(placed, [travelling(path, home) for path in weights], self.form)
 
-    def _data(self, home: Path) -> Document | str:
+    def _data(self, home: Path) -> Document:
         if self.data is None:
             return {"name": str(self.dataset)}
-        return {"name": "arrays", "path": travelling(self.data, home)}
+        table = as_dataset(self.data)
+        return {**table, **({"path": travelling(table["path"], home)} if "path" in table else {})}
 
     def _reference(self, home: Path) -> Document | None:
         if self.reference_weights:

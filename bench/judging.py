@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.audit.repeat_command import to_toml
-from bench.base.files import write_text
+from bench.audit.repeat_command import as_toml
+from bench.base.files import file_hash, write_text
+from bench.base.places import placed
 from bench.base.rows import Results, VerdictRow, defense_of, warns
-from bench.base.types import DataInfo, Document, UserError, spec_of
+from bench.base.types import Document, UserError, spec_of
 from bench.compose import RunResult, run_prepared
 from bench.evidence.folder import HANDED, MATRIX, RunFolder
 from bench.plan.graph import Node, Plan, data_name
@@ -23,6 +24,7 @@ from bench.runner.prepare import prepare
 if TYPE_CHECKING:
     from torch import nn
 
+    from bench.handed.inputs import Inputs
     from bench.plugins.data import Dataset
     from bench.runner.task import Settings
 
@@ -41,7 +43,7 @@ class Question:
 
     name: str
     defense: Document
-    dataset: Document | str
+    dataset: Document
     norm: str
     budgets: Sequence[float | str]
     reference: Document | None = None
@@ -64,9 +66,9 @@ class Question:
     def folder(self) -> Path:
         """Return where its results lie unless told otherwise: named after all that is asked."""
         data = self.dataset
-        name = Path(data).stem if isinstance(data, str) else data_name({"params": data, **data})
-        asked = "-".join(str(budget) for budget in self.budgets)
-        return Path("runs") / slug(f"{self.name}-{name}-{self.norm}-{asked}")
+        named = [data_name({"params": data, **data})] if data else []  # none: handed over in memory
+        parts = [self.name, *named, self.norm, *map(str, self.budgets)]
+        return Path("runs") / slug("-".join(parts))
 
 
 def slug(text: str) -> str:
@@ -141,10 +143,25 @@ def prepared(question: Question, options: RunOptions) -> Prepared:
     out = (options.out or question.folder()).absolute()
     options = replace(options, out=out)
     plan, settings, data = prepare(question.matrix(), options, base=out)
-    for node in own_models(plan):
-        with registry.asking(node.defense(), "build"):
-            model_of(node, settings, data)
-    return Prepared(plan, settings, data, options, to_toml(plan.matrix, brief=True))
+    _check_distinct(plan)
+    return Prepared(plan, settings, data, options, as_toml(question.matrix()))
+
+
+def _check_distinct(plan: Plan) -> None:
+    """Raise UserError where a model would be compared with itself, under whatever name."""
+    spec = plan.matrix.defenses()[0]
+    asked = registry.DEFENSES.make(spec)
+    reference = plan.matrix.compared_with()
+    if reference is None:
+        return
+    plain = registry.DEFENSES.make(reference)
+    known = {file_hash(placed(path)): path for path in asked.files()}
+    for path in plain.files():
+        if (found := known.get(file_hash(placed(path)))) is not None:
+            raise UserError(
+                f"the reference {path} holds the same bytes as {found}: give the weights of a "
+                "network that was trained without the defense"
+            )
 
 
 def own_models(plan: Plan) -> list[Node]:
@@ -154,8 +171,6 @@ def own_models(plan: Plan) -> list[Node]:
 
 def model_of(node: Node, settings: Settings, data: Dataset) -> nn.Module:
     """Return the model of a fit that only loads; raises UserError where it does not serve."""
-    import torch
-
     from bench.plugins.recipes import find_recipe
     from bench.runner.rebuild import make_defense
     from bench.training.fit import fit
@@ -164,19 +179,7 @@ def model_of(node: Node, settings: Settings, data: Dataset) -> nn.Module:
     network = registry.NETWORKS.make(spec_of(document["network"]))
     recipe = find_recipe(document["recipe"]["name"])
     model = fit(make_defense(document), network, data, recipe, 0, {}, registry.ATTACKS.make)
-    with torch.no_grad():
-        logits = model(data.test.x[:1])
-    _check_logits(logits, data.info, str(document["defense"]["params"].get("builder")))
     return model.to(settings.device)
-
-
-def _check_logits(logits: Any, info: DataInfo, name: str) -> None:
-    got = tuple(logits.shape) if hasattr(logits, "shape") else type(logits).__name__
-    if got != (1, info.classes):
-        raise UserError(
-            f"the model of {name!r} must return logits of shape {(1, info.classes)} for an input "
-            f"of shape {info.shape}, got {got}"
-        )
 
 
 @dataclass(frozen=True)
@@ -279,19 +282,22 @@ def judge(  # noqa: PLR0913 (keywords, as of the command)
 
     Raises UserError for inputs that cannot be used and modules that cannot be pickled.
     """
+    from bench.handed.inputs import check_inputs
+
     given = _several(models)
     plain = [] if reference is None else _several(reference)
     budgets = [budget] if isinstance(budget, int | float | str) else list(budget)
-    data = live_data(x, y)
-    asked = len(data[1])
+    data = check_inputs(x, y)
+    asked = len(data.y)
     question = Question(
-        slug(name), {"name": "live"}, "live", norm, budgets,
+        slug(name), {"name": "live"}, {}, norm, budgets,
         sources=min(100, asked) if sources is None else sources,
     )  # fmt: skip
     folder = (Path(out) if out is not None else question.folder()).absolute()
     home = RunFolder(folder)
     home.prepare(question.name)
-    path = _hand_data(data, folder, slug(name))
+    classes = _classes(given[0], data) if given else 0
+    path = _hand_data(data, classes, folder, slug(name))
     question = replace(
         question,
         dataset={"name": "arrays", "path": path},
@@ -301,21 +307,28 @@ def judge(  # noqa: PLR0913 (keywords, as of the command)
             _hand([model], folder, f"source-{number}") for number, model in enumerate(transfer_from)
         ],
     )
+    if question.reference and set(question.reference["identity"]) & set(
+        question.defense["identity"]
+    ):
+        raise UserError("the reference is one of the models: it would be compared with itself")
     result = prepared(question, RunOptions(out=folder, **_known(options))).run()
     return verdict_of(result, question)
 
 
-def live_data(x: Any, y: Any) -> tuple[Any, Any]:
-    """Return test data that were handed over as arrays; raises UserError where they are none."""
-    import numpy as np
+def _classes(model: nn.Module, data: Inputs) -> int:
+    """Return how many classes a model tells apart; raises UserError where it gives no logits."""
+    import torch
 
-    found = [
-        np.asarray(item.detach().cpu() if hasattr(item, "detach") else item) for item in (x, y)
-    ]
-    return found[0], found[1]
+    from bench.handed.adapt import Form, adapt
+    from bench.measure.at_rest import at_rest
+
+    adapted, _ = adapt(model, Form(), data.x.shape[1:])
+    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    with at_rest(adapted), torch.no_grad():
+        return int(adapted(data.split().take(slice(0, 1)).x.to(device)).shape[1])
 
 
-def _hand_data(data: tuple[Any, Any], folder: Path, name: str) -> str:
+def _hand_data(data: Inputs, classes: int, folder: Path, name: str) -> str:
     """Write test data to a results folder, and return where they lie there."""
     import numpy as np
 
@@ -323,7 +336,7 @@ def _hand_data(data: tuple[Any, Any], folder: Path, name: str) -> str:
 
     path = folder / HANDED / f"{name}.npz"
     with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, x_test=data[0], y_test=data[1])
+        np.savez(file, x=data.x, y=data.y, classes=classes)
     return path.relative_to(folder).as_posix()
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import nn
 
 from bench.base.places import placed
+from bench.handed.adapt import Form, adapt
 from bench.plugins.contracts import BuildContext, Defense
 from bench.plugins.unpickle import unpickled
 
@@ -25,6 +26,7 @@ class Live(Defense):
 
     modules: list[str] = field(hash=False)
     identity: list[str] = field(hash=False)
+    expect_accuracy: float | None = None
 
     def __post_init__(self) -> None:
         if not self.modules or len(self.modules) != len(self.identity):
@@ -41,5 +43,14 @@ class Live(Defense):
         ]
 
     def build(self, context: BuildContext) -> nn.Module:
-        """Read the pickle."""
-        return unpickled(placed(self.modules[0]))
+        """Read the pickle, and wrap the module where it is not what the harness takes."""
+        return self._adapted(context)[0]
+
+    def notes(self, context: BuildContext) -> Sequence[str]:
+        """Load the module as a run does, and say what was guessed on the way."""
+        return self._adapted(context)[1]
+
+    def _adapted(self, context: BuildContext) -> tuple[nn.Module, tuple[str, ...]]:
+        (path,) = self.modules  # the plan fits one training seed at a time
+        info = context.info
+        return adapt(unpickled(placed(path)), Form(), info.shape, info.classes)

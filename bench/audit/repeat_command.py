@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from bench.base.types import UserError
@@ -62,12 +63,17 @@ def _same(first: MatrixConfig, second: MatrixConfig) -> bool:
     return first.model_dump() == second.model_dump()
 
 
-def to_toml(matrix: MatrixConfig, brief: bool = False) -> str:
-    """Return ``matrix`` as a TOML file that loads back equal; ``brief``: without its defaults.
+def to_toml(matrix: MatrixConfig) -> str:
+    """Return ``matrix`` as a TOML file that loads back equal.
 
     Raises UserError for a value that TOML cannot write.
     """
-    document = matrix.model_dump(mode="json", exclude_none=True, exclude_defaults=brief)
+    return as_toml(matrix.model_dump(mode="json", exclude_none=True))
+
+
+def as_toml(table: Mapping[str, Any]) -> str:
+    """Return the ``table`` of a matrix as a TOML file, as it is written there."""
+    document = dict(table)
     tables = {name: document.pop(name, []) for name in ("defense", "attack", "panel")}
     lines = [f"{name} = {_value(value)}" for name, value in document.items()]
     for name, items in tables.items():

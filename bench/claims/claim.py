@@ -31,9 +31,11 @@ from bench.base.types import (
     UserError,
     with_fractions,
 )
-from bench.plan.matrix import DatasetTable, Sources, Table, expand, parse_matrix
+from bench.plan.matrix import DatasetTable, Sources, Table, expand, one, parse_matrix, whole_of
 from bench.plan.panel import REFERENCE, Panel, PanelFile
+from bench.plan.panel import Sources as TransferSources
 from bench.plugins import registry
+from bench.plugins.contracts import Defense
 
 Goal = Literal["untargeted", "targeted"]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -75,11 +77,10 @@ class Threat(BaseModel):
 
 
 def _one_of_each(table: dict[str, Any]) -> dict[str, Any]:
+    whole = whole_of(table)
     for key, value in table.items():
-        if isinstance(value, list):
-            raise ValueError(  # noqa: TRY004 (pydantic reports a ValueError as the key's)
-                f"a claim is about one defense, and {key} lists {len(value)} values"
-            )
+        if isinstance(value, list) and key not in whole:
+            raise ValueError(f"a claim is about one defense, and {key} lists {len(value)} values")
     return table
 
 
@@ -93,7 +94,8 @@ class Claim(BaseModel):
     ``goal``: ``untargeted``, every attack of the norm's panel, any of which may break a source;
     ``targeted``, every source at every other class, an attempt being lost where any attack reaches
     it (a success rate only). ``attack``: further attacks under the same norm, say the author's own
-    adaptive one. ``confidence``: of the two-sided interval that must leave the claimed figure on
+    adaptive one. ``transfer_from``: further networks, as defenses, on which transfer attacks are
+    made. ``confidence``: of the two-sided interval that must leave the claimed figure on
     its right side. ``reference``: where the claim was made, and how surely the figure is known.
 
     ``network`` and ``recipe`` default to the data set's own; the claim must hold at every one of
@@ -112,6 +114,7 @@ class Claim(BaseModel):
     threat: Threat
     goal: Goal = "untargeted"
     attack: list[Table] = []
+    transfer_from: list[Table] = []
     accuracy_at_least: Rate | None = None
     success_at_most: Rate | None = None
     sources: Sources = 100
@@ -143,15 +146,19 @@ class Claim(BaseModel):
 
     def defense_document(self) -> Document:
         """Return name and complete parameters of the defense; raises UserError where it is none."""
-        (spec,) = expand(self.defense)
-        return registry.DEFENSES.document(registry.DEFENSES.make(spec))
+        return registry.DEFENSES.document(self._defense())
+
+    def _defense(self) -> Defense:
+        return registry.DEFENSES.make(one(self.defense, "defense"))
 
     def matrix(self) -> Document:
         """Return the matrix, as a table, whose results answer the claim.
 
         The undefended network stands beside the defense: it shows what the same attacks do where
-        nothing withstands them.
+        nothing withstands them. Not beside one that was trained elsewhere: there only where a panel
+        has it, and training data are at hand.
         """
+        beside = [] if self._defense().trained() is not None else [{"name": REFERENCE.name}]
         defense = {key: value for key, value in self.defense.items() if key != "note"}
         table = {
             "name": f"claim-{self.name}",
@@ -163,12 +170,12 @@ class Claim(BaseModel):
             "probe_samples": self.sources,
             "source_seed": self.source_seed,
             "seeds": self.seeds,
-            "defense": [{"name": REFERENCE.name}, defense],
+            "defense": [*beside, defense],
             "attack": self.attack,
         }
         if self.goal == "untargeted":
             panel = {"norm": self.threat.norm, "budgets": [self.threat.budget]}
-            table["panel"] = [panel]
+            table |= {"panel": [panel], "transfer_from": self.transfer_from}
         else:
             table["attack"] = [*(_as_table(spec) for spec in self._targeted()), *self.attack]
         parse_matrix(table, f"claim {self.name!r}")
@@ -181,7 +188,9 @@ class Claim(BaseModel):
         protocol = PanelFile.model_validate(tomllib.loads(text))
         counted = self.threat.norm == "l0"
         budget = int(self.threat.budget) if counted else self.threat.budget
-        for attack in protocol.attack:
+        # Nothing is trained to attack what was trained elsewhere.
+        own = self._defense().trained() is None
+        for attack in TransferSources(own, self.transfer_from).place(protocol.attack):
             yield Spec(attack.name, {**attack.params(), protocol.budget: budget})
 
     def check(self, info: DataInfo) -> None:

@@ -64,6 +64,10 @@ class Node:
         """Return the defense that a fit trains; raises UserError where its plugin is not loaded."""
         return self._defense
 
+    def fitted(self) -> Defense:
+        """Return the defense that a fit trains, as it is at its training seed."""
+        return at_seed(self._defense, self.document["seed"])
+
     def attack(self) -> Attack:
         """Return the attack that a cell makes; raises UserError where its plugin is not loaded."""
         return self._attack

@@ -125,7 +125,7 @@ class MatrixConfig(BaseModel):
 
     def defenses(self) -> list[Spec]:
         """Return every defense of the matrix, sweeps expanded, in the order of the file."""
-        return [spec for table in self.defense for spec in expand(table, _whole(table))]
+        return [spec for table in self.defense for spec in expand(table, whole_of(table))]
 
     def compared_with(self) -> Spec | None:
         """Return the defense that the others are compared with; None without one, or a panel.
@@ -174,13 +174,14 @@ class MatrixConfig(BaseModel):
 
 def one(table: Mapping[str, Any], key: str) -> Spec:
     """Return the one defense of a ``table``; raises UserError, naming ``key``, where it sweeps."""
-    found = list(expand(table, _whole(table)))
+    found = list(expand(table, whole_of(table)))
     if len(found) > 1:
         raise UserError(f"{key} = {table!r} lists {len(found)} defenses, and there is one of it")
     return found[0]
 
 
-def _whole(table: Mapping[str, Any]) -> Collection[str]:
+def whole_of(table: Mapping[str, Any]) -> Collection[str]:
+    """Return the parameters of a defense's ``table`` whose value may be a list."""
     # Of a name that is unknown here, whoever makes the defense says so.
     known = table["name"] in registry.DEFENSES.names()
     return registry.DEFENSES.get(table["name"]).whole if known else ()

@@ -39,9 +39,15 @@ class RunOptions:
     unpickle: bool = False
 
 
-def plan_of(matrix: str | Path | dict[str, Any], options: RunOptions) -> Plan:
-    """Return the plan of a matrix with the options' overrides; plugins must be loaded."""
+def plan_of(
+    matrix: str | Path | dict[str, Any], options: RunOptions, *, reference: bool = True
+) -> Plan:
+    """Return the plan of a matrix with the options' overrides; plugins must be loaded.
+
+    ``reference``: False where the default one cannot be trained, and there is none.
+    """
     overrides = {
+        "reference": None if reference else "none",
         "dataset": options.dataset and as_dataset(options.dataset, Path.cwd()),
         "network": options.network,
         "recipe": options.recipe,

@@ -31,7 +31,7 @@ from bench.handed.diagnose import doubt
 from bench.measure.cell import attack_sources
 from bench.measure.probes import probe
 from bench.measure.query import hashes
-from bench.plan.graph import Closes, Node, Plan, at_seed
+from bench.plan.graph import Closes, Node, Plan
 from bench.plan.panel import HOW
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
@@ -109,7 +109,7 @@ class Keys:
             "source": source,
             "required_weights": {role: model["weights"] for role, model in required.items()},
             **({"required_sources": sources} if sources else {}),
-            **_files(at_seed(node.defense(), node.document["seed"])),
+            **_files(node.fitted()),
         }
 
     def _probe(self, node: Node) -> Document:
@@ -194,7 +194,7 @@ def _most(document: Document, data: Dataset) -> int | None:
 def check_files(plan: Plan) -> None:
     """Raise UserError where a defense or an attack of ``plan`` names a file that is not there."""
     for node in plan.of("fit"):
-        _files(at_seed(node.defense(), node.document["seed"]))
+        _files(node.fitted())
     for node in plan.of("cell"):
         _files(node.attack())
 

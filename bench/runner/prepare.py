@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -60,6 +59,8 @@ def prepare(
         data = source.load(settings.data)
         if not isinstance(data, Dataset):
             raise TypeError(f"a bench.Dataset is expected, got {type(data).__name__}")
+    if not len(data.train) and plan.matrix.reference is None:
+        plan = plan_of(matrix, options, reference=False)  # none that could be trained
     vouch(plan, options.unpickle)
     settings = replace(settings, info=data.info, trusted=trusted())
     check_budgets(plan, data.info)
@@ -85,7 +86,7 @@ def _handed_over(plan: Plan, data: Dataset, network: Callable[[], nn.Module]) ->
     """
     notes: dict[str, None] = {}
     for node in plan.of("fit"):
-        defense, name = node.defense(), node.document["defense"]["name"]
+        defense, name = node.fitted(), node.document["defense"]["name"]
         if isinstance(defense, HandedOver):
             with registry.asking(defense, "notes"):
                 notes |= dict.fromkeys(defense.notes(BuildContext(data.info, {}, network)))
@@ -98,18 +99,13 @@ def _handed_over(plan: Plan, data: Dataset, network: Callable[[], nn.Module]) ->
 
 
 def check_budgets(plan: Plan, info: DataInfo) -> None:
-    """Raise UserError where a panel's budget is more than an input can change."""
+    """Raise UserError where a panel's budget is more features than an input has."""
     for panel in plan.matrix.panel:
         budget = panel.budgets[-1]
         if panel.norm == "l0" and budget > info.features:
             raise UserError(
                 f"a budget of {budget:g} features is more than the {info.features} features that "
                 f"an input of {info.name!r} has"
-            )
-        if panel.norm == "l2" and budget > (most := math.sqrt(info.features)):
-            raise UserError(
-                f"a budget of {budget:g} under l2 reaches farther than any two inputs of "
-                f"{info.name!r} lie apart, which is {most:.4g}"
             )
 
 

@@ -33,6 +33,7 @@ class Tally:
         self.totals = {"models": fits, "attacks": len(plan.nodes) - fits}
         self.done: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
+        self.worked = 0
 
     def observe(self, node: Node, report: Report, reused: bool) -> None:
         """Count a node that ended."""
@@ -40,6 +41,7 @@ class Tally:
         if report.outcome.status != "done":
             self.ends[report.outcome.status] += 1
         self.ends["reused"] += reused or report.cached
+        self.worked += node.kind != "fit" and not reused and report.outcome.status != "skipped"
 
     def line(self, seconds: float) -> str:
         """Return it as a line, so many ``seconds`` after the start, with the time left."""
@@ -47,9 +49,8 @@ class Tally:
         ends = ", ".join(
             f"{self.ends[n]} {n}" for n in ("failed", "skipped", "reused") if self.ends[n]
         )
-        worked = sum(self.done.values()) - self.ends["reused"] - self.ends["skipped"]
-        left = sum(self.totals.values()) - sum(self.done.values())
-        about = f", about {_minutes(seconds / worked * left)} left" if worked and left else ""
+        left = self.totals["attacks"] - self.done["attacks"]
+        about = f", about {_minutes(seconds / self.worked * left)} left" if self.worked else ""
         return f"{_minutes(seconds)}: {', '.join(parts)}{f' ({ends})' if ends else ''}{about}"
 
 

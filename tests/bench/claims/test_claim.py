@@ -314,3 +314,36 @@ def test_tallies_are_read_off_the_records(tmp_path: Path) -> None:
     assert sorted(tally.hits) == ["jsma logits", "jsma probs"]
     others = ["jsma log_odds", "sparse_rs", "transfer undefended jsma", "transfer twin jsma"]
     assert tally.missing == [f"{name} failed: boom" for name in others]
+
+
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    weights = [f"{name}.pt" for name in "abc"]
+    for name in weights:
+        (tmp_path / name).touch()
+    return {"defense": {"name": "checkpoint", "weights": weights}}
+
+
+def test_several_weights_of_a_claim_are_the_seeds_of_its_one_defense(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = parse_claim({**ACCURACY, **checkpoints(tmp_path, monkeypatch)}, "c")
+    plan = make_plan(parse_matrix({**claim.matrix(), "reference": "none"}, "c"))
+    fits = [node.document for node in plan.of("fit")]
+    assert [fit["seed"] for fit in fits] == [0, 1, 2]
+    assert all(fit["defense"] == claim.defense_document() for fit in fits)
+    with pytest.raises(UserError, match="a claim is about one defense, and builder lists 2"):
+        parse_claim({**ACCURACY, "defense": {"name": "checkpoint", "builder": ["a", "b"]}}, "c")
+
+
+def test_a_targeted_claim_on_weights_trains_nothing_to_attack_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {**SUCCESS, "goal": "targeted", **checkpoints(tmp_path, monkeypatch)}
+    plan = make_plan(parse_matrix(parse_claim(given, "c").matrix(), "c"))
+    assert {fit.document["defense"]["name"] for fit in plan.of("fit")} == {"checkpoint"}
+    further = {**given, "transfer_from": [{"name": "checkpoint", "weights": "b.pt"}]}
+    plan = make_plan(parse_matrix(parse_claim(further, "c").matrix(), "c"))
+    attacks = [cell.document["attack"] for cell in plan.of("cell")]
+    sources = {a["params"]["source"]["weights"] for a in attacks if a["name"] == "transfer"}
+    assert sources == {"b.pt"}
