@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.kit.ball import (
     BallNorm,
-    check_ball,
     check_counts,
     check_inputs,
     default_chunk,
@@ -24,13 +23,12 @@ from attacks.kit.ball import (
     random_point,
     steepest,
 )
-from attacks.kit.draws import row_streams, sample_streams
+from attacks.kit.ball_attack import BallAttack, ClimbResult
+from attacks.kit.draws import row_streams
 from attacks.kit.losses import LOSSES, Output, defined
 from attacks.kit.model import Model, chunks
 from attacks.kit.view import View
-from bench.base.types import Targets, ThreatModel
 from bench.measure.at_rest import at_rest
-from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 MOMENTUM = 0.75
 """The share of a step that is new; the rest goes on in the direction of the last one."""
@@ -46,36 +44,79 @@ TOGETHER = 8
 
 
 @dataclass(frozen=True)
-class APGDResult:
-    """One entry for each row of x, all on the device of x.
+class APGD(BallAttack):
+    """Auto-PGD, and APGD-T with ``runners_up``: Croce and Hein 2020, arXiv 2003.01690.
 
-    `x_adv`: the shape and dtype of x. `success`: bool, the goal holds with a strict margin.
-    `iterations`: int64, steps taken, all climbs together. `zero_gradients`: int64, how many of
-    the gradients were exactly zero (or NaN) everywhere: at most one a step.
+    ``eps``, ``norm``, ``targets``, ``chunk``: see ``attacks.kit.ball_attack.BallAttack``; ``linf``
+    steps along the sign of the gradient, ``l2`` along its direction.
+    ``steps``: gradient steps of each climb; the step size sets itself.
+    ``restarts``: how often the attack runs. The first climb of all is made alone, the further ones
+    up to eight at once: a row leaves as soon as one of them is at its goal.
+    ``output``: what is differentiated, a key of ``attacks.kit.losses.LOSSES``; ``margin`` stands in
+    for a DLR that the model has too few classes for.
+    ``runners_up``: in each restart, one climb towards each of so many wrong classes, those of the
+    largest logits at x first (the paper's APGD-T, with output ``dlr``); at most all of them are
+    taken. The goal is still any class but y, so it goes with ``targets`` untargeted. With 0 there
+    is one climb a restart, away from y or towards the target.
+    ``adaptive``: whether a defense's surrogate is differentiated, where it has one; without, the
+    attack is the naive one.
     """
 
-    x_adv: Tensor
-    success: Tensor
-    iterations: Tensor
-    zero_gradients: Tensor
+    eps: float = 0.1
+    steps: int = 100
+    restarts: int = 1
+    output: Output = "dlr"
+    runners_up: int = 0
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(steps=self.steps, restarts=self.restarts)
+        if self.output not in LOSSES:
+            raise ValueError(f"output must be one of {tuple(LOSSES)}, got {self.output!r}")
+        if self.runners_up < 0:
+            raise ValueError(f"runners_up must be at least 0, got {self.runners_up!r}")
+        if self.runners_up and self.targeted:
+            raise ValueError(
+                f"runners_up aims at classes of its own: give it with targets untargeted, "
+                f"got {self.runners_up!r}"
+            )
+
+    def run(
+        self, model: Model, x: Tensor, y: Tensor, target: Tensor | None, seed: int,
+        streams: Tensor | None,
+    ) -> ClimbResult:  # fmt: skip
+        """Run the attack, as ``apgd`` does."""
+        check_inputs(x, y, target, streams)
+        size = self.chunk or default_chunk(x)
+        with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
+            view = View(model, x, y, target)
+            search = _Search(
+                view, self.eps, self.norm, self.steps, self.output, seed, row_streams(x, streams)
+            )
+            found = _Found(view.clean)
+            aims = [view.target]
+            if self.runners_up and len(x):
+                aims = _runners_up(view, self.runners_up, size)
+            for group in _groups(list(enumerate(aims * self.restarts))):
+                standing = (~found.success).nonzero().squeeze(1)
+                for rows in chunks(standing, max(1, size // len(group))):
+                    _climb(search, rows, group, found)
+        x_adv = found.x_adv.view_as(x)
+        return ClimbResult(x_adv, found.success, found.iterations, found.zero_gradients)
 
 
-def apgd(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+def apgd(
     model: Model,
     x: Tensor,
     y: Tensor,
     target: Tensor | None = None,
     *,
     eps: float,
-    norm: BallNorm = "linf",
-    steps: int = 100,
-    restarts: int = 1,
-    output: Output = "dlr",
-    runners_up: int = 0,
     seed: int = 0,
     streams: Tensor | None = None,
-    chunk: int | None = None,
-) -> APGDResult:
+    **parameters: Any,
+) -> ClimbResult:
     """Climb a loss from random points of the ball of radius eps around x, inside the box [0, 1].
 
     The first step is as long as the ball is wide. At the checkpoints a row whose loss rose in
@@ -89,21 +130,10 @@ def apgd(  # noqa: PLR0913 - the public signature: every parameter of the attack
         y: (batch,) integers, the labels to leave.
         target: (batch,) integers, the classes to reach instead.
         eps: radius in input units, in (0, 1] for "linf", positive for "l2".
-        norm: "linf" steps along the sign of the gradient, "l2" along its direction.
-        steps: gradient steps of each climb.
-        restarts: how often the attack runs. The first climb of all is made alone, the further ones
-            up to eight at once: a row leaves as soon as one of them is at its goal.
-        output: what is differentiated, a key of `attacks.kit.losses.LOSSES`; "margin" stands in
-            for a DLR that the model has too few classes for.
-        runners_up: in each restart, one climb towards each of so many wrong classes, those of the
-            largest logits at x first (the paper's APGD-T, with output "dlr"); at most all of them
-            are taken. The goal is still any class but y, and `target` must be None. With 0 there
-            is one climb a restart, away from y or towards the target.
         seed: of the random starts; any integer.
         streams: (batch,) integers, which random stream each row has, by default its position. The
             starts depend on the seed, the climb and this alone: not on the batch.
-        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
-            by floating-point rounding.
+        parameters: the other fields of `APGD`: norm, steps, restarts, output, runners_up, chunk.
 
     Returns the first point of a row at which the goal holds; without any, the visited point that
     misses it by the least margin of the logits. A gradient that is missing, because the model
@@ -114,21 +144,8 @@ def apgd(  # noqa: PLR0913 - the public signature: every parameter of the attack
         ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
 
     """
-    check_ball(norm, eps)
-    _check_climbs(steps, restarts, output, chunk)
-    _check_runners_up(runners_up, targeted=target is not None)
-    check_inputs(x, y, target, streams)
-    size = chunk or default_chunk(x)
-    with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
-        view = View(model, x, y, target)
-        search = _Search(view, eps, norm, steps, output, seed, row_streams(x, streams))
-        found = _Found(view.clean)
-        aims = _runners_up(view, runners_up, size) if runners_up and len(x) else [view.target]
-        for group in _groups(list(enumerate(aims * restarts))):
-            standing = (~found.success).nonzero().squeeze(1)
-            for rows in chunks(standing, max(1, size // len(group))):
-                _climb(search, rows, group, found)
-    return APGDResult(found.x_adv.view_as(x), found.success, found.iterations, found.zero_gradients)
+    settings = APGD(eps=eps, targets="untargeted" if target is None else "all", **parameters)
+    return settings.run(model, x, y, target, seed, streams)
 
 
 def checkpoints(steps: int) -> dict[int, int]:
@@ -341,76 +358,3 @@ def _runners_up(view: View, count: int, size: int) -> list[Tensor | None]:
     logits = torch.cat([view.logits(rows) for rows in torch.split(view.clean, size)])
     wrong = logits.scatter(1, view.y[:, None], -torch.inf)
     return list(wrong.topk(min(count, wrong.shape[1] - 1)).indices.unbind(1))
-
-
-def _check_climbs(steps: int, restarts: int, output: str, chunk: int | None) -> None:
-    check_counts(steps=steps, restarts=restarts, chunk=chunk)
-    if output not in LOSSES:
-        raise ValueError(f"output must be one of {tuple(LOSSES)}, got {output!r}")
-
-
-def _check_runners_up(runners_up: int, *, targeted: bool) -> None:
-    if runners_up < 0:
-        raise ValueError(f"runners_up must be at least 0, got {runners_up!r}")
-    if runners_up and targeted:
-        raise ValueError(
-            f"runners_up aims at classes of its own: give it with targets untargeted, "
-            f"got {runners_up!r}"
-        )
-
-
-@dataclass(frozen=True)
-class APGD(Attack):
-    """Auto-PGD, and APGD-T with ``runners_up``: Croce and Hein 2020, arXiv 2003.01690.
-
-    The parameters are those of ``attacks.apgd.apgd``, which says more of each. ``eps``: the budget
-    in input units, in (0, 1] for linf and positive for l2. ``norm``: ``linf`` or ``l2``.
-    ``steps``, ``restarts``: how long it climbs; the step size sets itself. ``output``: what is
-    differentiated, see ``attacks.kit.losses``. ``runners_up``: how many wrong classes each restart
-    aims at, one after another, 0 for one climb away from the label. ``targets``: which attempts
-    the runner makes. ``adaptive``: whether a defense's surrogate is differentiated, where it has
-    one; without, the attack is the naive one. ``chunk``: rows at a time.
-    """
-
-    eps: float = 0.1
-    norm: BallNorm = "linf"
-    steps: int = 100
-    restarts: int = 1
-    output: Output = "dlr"
-    runners_up: int = 0
-    targets: Targets = "untargeted"
-    adaptive: bool = True
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ball(self.norm, self.eps)
-        _check_climbs(self.steps, self.restarts, self.output, self.chunk)
-        _check_runners_up(self.runners_up, targeted=self.targets != "untargeted")
-        if self.targets not in get_args(Targets):
-            raise ValueError(f"targets must be one of {get_args(Targets)}, got {self.targets!r}")
-
-    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
-        """Return the ball of radius ``eps``, whatever the ``shape``."""
-        return ThreatModel(self.norm, self.eps)
-
-    def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
-    ) -> Perturbation:
-        """Run the attack on all rows; each sample has a random stream of its own."""
-        result = apgd(
-            model,
-            x,
-            y,
-            target,
-            eps=self.eps,
-            norm=self.norm,
-            steps=self.steps,
-            restarts=self.restarts,
-            output=self.output,
-            runners_up=self.runners_up,
-            seed=context.seed,
-            streams=sample_streams(context.sample_ids, target, context.info.classes),
-            chunk=self.chunk,
-        )
-        reasons = ["reached" if done else "budget" for done in result.success.tolist()]
-        return Perturbation(result.x_adv, result.iterations, reasons, result.zero_gradients)

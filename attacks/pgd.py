@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.kit.ball import (
-    BallNorm,
-    check_ball,
     check_counts,
     check_inputs,
     default_chunk,
@@ -23,42 +21,25 @@ from attacks.kit.ball import (
     random_point,
     steepest,
 )
-from attacks.kit.draws import row_streams, sample_streams
+from attacks.kit.ball_attack import BallAttack, ClimbResult
+from attacks.kit.draws import row_streams
 from attacks.kit.losses import LOSSES, Output, check_classes, reached, unanswered, unsure
 from attacks.kit.model import Model, chunks, finite_gradient, widened
 from attacks.kit.view import View
-from bench.base.types import Targets, ThreatModel
 from bench.measure.at_rest import at_rest
-from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 
 @dataclass(frozen=True)
-class PGDResult:
-    """One entry for each row of x, all on the device of x.
-
-    `x_adv`: the shape and dtype of x. `success`: bool, the goal holds with a strict margin.
-    `iterations`: int64, steps taken, all restarts together. `zero_gradients`: int64, how many of
-    the gradients were exactly zero (or NaN) everywhere: at most one a step.
-    """
-
-    x_adv: Tensor
-    success: Tensor
-    iterations: Tensor
-    zero_gradients: Tensor
-
-
-@dataclass(frozen=True)
-class PGD(Attack):
+class PGD(BallAttack):
     """Projected gradient descent: Madry et al. 2018, arXiv 1706.06083.
 
-    ``eps``: the budget in input units, in (0, 1] for linf and positive for l2.
-    ``norm``: ``linf`` steps along the sign of the gradient, ``l2`` along its direction.
+    ``eps``, ``norm``, ``targets``, ``chunk``: see ``attacks.kit.ball_attack.BallAttack``; ``linf``
+    steps along the sign of the gradient, ``l2`` along its direction.
     ``steps``: gradient steps of each restart.
     ``step_size``: length of a step, by default 2.5 eps / steps: enough to reach the boundary from
     anywhere in the ball and to move along it (the paper's appendix, figure 6).
     ``restarts``: how often it runs; each run after the first attacks the rows that still stand.
     ``output``: what is differentiated, a key of ``attacks.kit.losses.LOSSES``.
-    ``targets``: which attempts the runner makes.
     ``random_start``: whether the first run, too, starts from a point uniform in the ball. If not,
     it starts from x: then one step of length eps is the fast gradient method.
     ``early_stop``: whether a row is done as soon as the goal holds. If not, it climbs on to the
@@ -67,31 +48,25 @@ class PGD(Attack):
     probability. Then it climbs against the class that leads, whichever that is.
     ``adaptive``: whether a defense's surrogate is differentiated, where it has one; without, the
     attack is the naive one.
-    ``chunk``: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
-    by floating-point rounding.
     """
 
     eps: float = 0.1
-    norm: BallNorm = "linf"
     steps: int = 40
     step_size: float | None = None
     restarts: int = 1
     output: Output = "log_odds"
-    targets: Targets = "untargeted"
     random_start: bool = True
     early_stop: bool = True
     confidence: float | None = None
     adaptive: bool = True
-    chunk: int | None = None
 
     def __post_init__(self) -> None:
-        check_ball(self.norm, self.eps)
-        check_counts(steps=self.steps, restarts=self.restarts, chunk=self.chunk)
+        super().__post_init__()
+        check_counts(steps=self.steps, restarts=self.restarts)
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive and finite, got {self.step_size!r}")
-        for name, valid in (("output", tuple(LOSSES)), ("targets", get_args(Targets))):
-            if getattr(self, name) not in valid:
-                raise ValueError(f"{name} must be one of {valid}, got {getattr(self, name)!r}")
+        if self.output not in LOSSES:
+            raise ValueError(f"output must be one of {tuple(LOSSES)}, got {self.output!r}")
         if self.confidence is not None and not 0 < self.confidence <= 1:
             raise ValueError(f"confidence must be in (0, 1], got {self.confidence!r}")
         if self.confidence is not None and self.targets != "untargeted":
@@ -99,18 +74,12 @@ class PGD(Attack):
                 "confidence is a goal without a target: give it with targets untargeted"
             )
 
-    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
-        """Return the ball of radius ``eps``, whatever the ``shape``."""
-        return ThreatModel(self.norm, self.eps)
-
-    def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
-    ) -> Perturbation:
-        """Run the attack on all rows; each sample has a random stream of its own."""
-        streams = sample_streams(context.sample_ids, target, context.info.classes)
-        result = _climb(self, model, x, y, target, context.seed, streams)
-        reasons = ["reached" if done else "budget" for done in result.success.tolist()]
-        return Perturbation(result.x_adv, result.iterations, reasons, result.zero_gradients)
+    def run(
+        self, model: Model, x: Tensor, y: Tensor, target: Tensor | None, seed: int,
+        streams: Tensor | None,
+    ) -> ClimbResult:  # fmt: skip
+        """Run the attack, as ``pgd`` does."""
+        return _climb(self, model, x, y, target, seed, streams)
 
 
 def pgd(
@@ -123,7 +92,7 @@ def pgd(
     seed: int = 0,
     streams: Tensor | None = None,
     **parameters: Any,
-) -> PGDResult:
+) -> ClimbResult:
     """Climb a loss from x, inside the ball of radius eps and the box [0, 1].
 
     Args:
@@ -162,7 +131,7 @@ def _climb(
     target: Tensor | None,
     seed: int,
     streams: Tensor | None,
-) -> PGDResult:
+) -> ClimbResult:
     check_inputs(x, y, target, streams)
     eps, norm, steps = settings.eps, settings.norm, settings.steps
     size = settings.chunk or default_chunk(x)
@@ -192,7 +161,7 @@ def _climb(
                     point[moving] = project(moved, clean[moving], eps, norm)
                 if settings.early_stop:
                     rows = rows[~done[rows]]
-    return PGDResult(state.best.view_as(x), state.success, state.iterations, state.zero_gradients)
+    return ClimbResult(state.best.view_as(x), state.success, state.iterations, state.zero_gradients)
 
 
 @dataclass(frozen=True)

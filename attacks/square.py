@@ -8,25 +8,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import get_args
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attacks.kit.ball import (
     BallNorm,
-    check_ball,
     check_counts,
     check_inputs,
     default_chunk,
     project,
 )
-from attacks.kit.draws import row_streams, sample_streams, uniform
-from attacks.kit.model import Model
+from attacks.kit.ball_attack import BallAttack, BallResult
+from attacks.kit.draws import row_streams, uniform
+from attacks.kit.model import Model, chunks
 from attacks.kit.view import View
-from bench.base.types import Access, Targets, ThreatModel
+from bench.base.types import Access
 from bench.measure.at_rest import at_rest
-from bench.plugins.contracts import Attack, AttackContext, Perturbation
 
 HALVED = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 """After which queries of 10,000 the share of the places in a window is halved."""
@@ -38,33 +37,59 @@ TINY = 1e-12
 
 
 @dataclass(frozen=True)
-class SquareResult:
-    """One entry for each row of x, all on the device of x.
+class Square(BallAttack):
+    """Square attack, a random search by scores: Andriushchenko et al. 2020, arXiv 1912.00049.
 
-    `x_adv`: the shape and dtype of x; where nothing succeeded, the visited point that misses the
-    goal by the least margin. `success`: bool, the goal holds with a strict margin. `queries`:
-    int64, inputs of this row that the search gave to the model.
+    ``eps``, ``norm``, ``targets``, ``chunk``: see ``attacks.kit.ball_attack.BallAttack``.
+    ``queries``: inputs of a row that are tried, the start included; one or two more of the first
+    row check the model. ``p_init``: the share of the places in the first windows, in (0, 1].
     """
 
-    x_adv: Tensor
-    success: Tensor
-    queries: Tensor
+    eps: float = 0.1
+    queries: int = 5000
+    p_init: float = 0.8
+
+    unfinished: ClassVar[str] = "queries"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(queries=self.queries)
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f"p_init must be in (0, 1], got {self.p_init!r}")
+
+    @property
+    def access(self) -> Access:
+        """Scores: no gradient is taken."""
+        return "scores"
+
+    def run(
+        self, model: Model, x: Tensor, y: Tensor, target: Tensor | None, seed: int,
+        streams: Tensor | None,
+    ) -> BallResult:  # fmt: skip
+        """Run the attack, as ``square`` does."""
+        check_inputs(x, y, target, streams)
+        with torch.no_grad(), at_rest(model):
+            view, places = View(model, x, y, target), Places.of(x.shape[1:])
+            search = _Search(view, places, self.eps, self.norm, self.queries, self.p_init, seed)
+            x_adv, spent = view.clean.clone(), torch.zeros_like(view.y)
+            success, streams = torch.zeros_like(view.y, dtype=torch.bool), row_streams(x, streams)
+            every = torch.arange(len(x), device=x.device)
+            for rows in chunks(every, self.chunk or default_chunk(x)):
+                _run(search, rows, streams[rows], x_adv, success, spent)
+        return BallResult(x_adv.view_as(x), success, spent)
 
 
-def square(  # noqa: PLR0913 - the public signature: every parameter of the attack by name
+def square(
     model: Model,
     x: Tensor,
     y: Tensor,
     target: Tensor | None = None,
     *,
     eps: float,
-    norm: BallNorm = "linf",
-    queries: int = 5000,
-    p_init: float = 0.8,
     seed: int = 0,
     streams: Tensor | None = None,
-    chunk: int | None = None,
-) -> SquareResult:
+    **parameters: Any,
+) -> BallResult:
     """Change x in one window after another, and keep what brings the goal nearer.
 
     Images (channels, height, width) have square windows. Inputs of every other shape are taken as
@@ -77,43 +102,28 @@ def square(  # noqa: PLR0913 - the public signature: every parameter of the atta
     the ball has left, to another in the shape of two opposite hills.
 
     Args:
-        model: maps (rows, *shape) to logits (rows, classes). An `nn.Module` runs in eval mode;
-            its flags are restored. No gradient is taken.
+        model: maps (rows, *shape) to logits (rows, classes). An `nn.Module` runs in eval mode
+            with frozen weights; both are restored. No gradient is taken.
         x: (batch, *shape), floating-point, in [0, 1].
         y: (batch,) integers, the labels to leave.
         target: (batch,) integers, the classes to reach instead.
         eps: radius in input units, in (0, 1] for "linf", positive for "l2".
-        norm: "linf" or "l2".
-        queries: inputs of a row that are tried, the start included. One or two more of the first
-            row check the model.
-        p_init: the share of the places in the first windows, in (0, 1].
         seed: of the search; any integer.
         streams: (batch,) integers, which random stream each row has, by default its position. With
             one stream a row has the same search in every batch.
-        chunk: rows at once, by default 256 on a CPU and 2048 elsewhere. Results depend on it only
-            by floating-point rounding of the model.
+        parameters: the other fields of `Square`: norm, queries, p_init, chunk.
 
-    A row stops at the first point where the goal holds. What is minimised is the margin of the
-    logits, z_y - max z_j or max z_j - z_target; logits that are NaN are no improvement.
+    A row stops at the first point where the goal holds; where nothing succeeded, the visited point
+    that misses it by the least margin is returned. What is minimised is the margin of the logits,
+    z_y - max z_j or max z_j - z_target; logits that are NaN are no improvement. `iterations` of the
+    result: inputs of a row that the search gave to the model.
 
     Raises:
         ValueError, TypeError: an argument is invalid, or the model's output has the wrong shape.
 
     """
-    check_ball(norm, eps)
-    _check_search(queries, p_init, chunk)
-    check_inputs(x, y, target, streams)
-    with torch.no_grad(), at_rest(model):
-        view = View(model, x, y, target)
-        search = _Search(view, Places.of(x.shape[1:]), eps, norm, queries, p_init, seed)
-        x_adv, spent = view.clean.clone(), torch.zeros_like(view.y)
-        success, streams = torch.zeros_like(view.y, dtype=torch.bool), row_streams(x, streams)
-        if len(x):
-            for rows in torch.split(
-                torch.arange(len(x), device=x.device), chunk or default_chunk(x)
-            ):
-                _run(search, rows, streams[rows], x_adv, success, spent)
-    return SquareResult(x_adv.view_as(x), success, spent)
+    settings = Square(eps=eps, targets="untargeted" if target is None else "all", **parameters)
+    return settings.run(model, x, y, target, seed, streams)
 
 
 def share(query: int, queries: int, p_init: float) -> float:
@@ -310,62 +320,3 @@ def _run(
         at.point = torch.where(better[:, None], tried, at.point)
         at.margin = torch.where(better, margin, at.margin)
     x_adv[at.row] = at.point
-
-
-def _check_search(queries: int, p_init: float, chunk: int | None) -> None:
-    check_counts(queries=queries, chunk=chunk)
-    if not 0 < p_init <= 1:
-        raise ValueError(f"p_init must be in (0, 1], got {p_init!r}")
-
-
-@dataclass(frozen=True)
-class Square(Attack):
-    """Square attack, a random search by scores: Andriushchenko et al. 2020, arXiv 1912.00049.
-
-    The parameters are those of ``attacks.square.square``, which says more of each. ``eps``: the
-    budget in input units, in (0, 1] for linf and positive for l2. ``norm``: ``linf`` or ``l2``.
-    ``queries``: how many inputs of a row are tried. ``p_init``: the share of the features in the
-    first windows. ``targets``: which attempts the runner makes. ``chunk``: rows at a time.
-    """
-
-    eps: float = 0.1
-    norm: BallNorm = "linf"
-    queries: int = 5000
-    p_init: float = 0.8
-    targets: Targets = "untargeted"
-    chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        check_ball(self.norm, self.eps)
-        _check_search(self.queries, self.p_init, self.chunk)
-        if self.targets not in get_args(Targets):
-            raise ValueError(f"targets must be one of {get_args(Targets)}, got {self.targets!r}")
-
-    @property
-    def access(self) -> Access:
-        """Scores: no gradient is taken."""
-        return "scores"
-
-    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
-        """Return the ball of radius ``eps``, whatever the ``shape``."""
-        return ThreatModel(self.norm, self.eps)
-
-    def perturb(
-        self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
-    ) -> Perturbation:
-        """Run the attack on all rows; each source and target has a random stream of its own."""
-        result = square(
-            model,
-            x,
-            y,
-            target,
-            eps=self.eps,
-            norm=self.norm,
-            queries=self.queries,
-            p_init=self.p_init,
-            seed=context.seed,
-            streams=sample_streams(context.sample_ids, target, context.info.classes),
-            chunk=self.chunk,
-        )
-        reasons = ["reached" if done else "queries" for done in result.success.tolist()]
-        return Perturbation(result.x_adv, result.queries, reasons)

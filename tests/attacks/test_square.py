@@ -168,7 +168,7 @@ def test_ball_and_box(
     assert found.x_adv.min() >= 0
     assert found.x_adv.max() <= 1
     assert torch.equal(found.success, reached(model(found.x_adv), y, None))
-    assert found.queries[~found.success].eq(queries).all()
+    assert found.iterations[~found.success].eq(queries).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -187,7 +187,7 @@ def test_neither_batch_nor_chunk_nor_order_matters(digits: Task, norm: BallNorm)
     for rows, chunk in ((torch.arange(80), 7), (torch.tensor([41, 3, 17]), None)):
         part = attack(rows, chunk)
         assert torch.allclose(part.x_adv, whole.x_adv[rows], atol=1e-5)
-        assert torch.equal(part.queries, whole.queries[rows])
+        assert torch.equal(part.iterations, whole.iterations[rows])
     assert not torch.equal(attack(torch.arange(80), seed=4).x_adv, whole.x_adv)
 
 
@@ -200,11 +200,11 @@ def test_queries_are_counted_and_never_wasted_on_rows_that_are_done(
     with model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone())):
         found = square(model, x, y, eps=BUDGET[norm], norm=norm, queries=100)
     sizes = [len(batch) for batch in seen if len(batch) > 1]
-    assert sum(sizes) == int(found.queries.sum())
+    assert sum(sizes) == int(found.iterations.sum())
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0] == 80
     alone = square(model, x[:1], y[:1], eps=0.001, norm=norm, queries=9)
-    assert int(alone.queries) == 9
+    assert int(alone.iterations) == 9
 
 
 def test_no_query_repeats_the_best_point() -> None:
@@ -235,7 +235,7 @@ def test_all_rows_may_leave_and_there_may_be_none() -> None:
     model, x, y = linear(4)
     found = square(model, x, (y + 1) % 4, eps=0.001)  # wrong from the start
     assert found.success.all()
-    assert found.queries.eq(1).all()
+    assert found.iterations.eq(1).all()
     assert square(model, x[:0], y[:0], eps=0.1).x_adv.shape == (0, 7)
     double = square(model.double(), x.double(), y, eps=0.1, queries=5)
     assert double.x_adv.dtype == torch.float64
