@@ -352,8 +352,8 @@ def page(table: dict[str, list[tuple[float, float, float]]], seeds: list[int], c
         "",
         (
             "Dishonest defenses (`silence`, `memory`, `suspicion`, `gradients`, `scale`, `batch`, "
-            "`chance`, `inside`, `reference`), honest unusual networks (`honest`) and awkward ones "
-            "(`awkward`), each a plugin: `--plugin tests/cheats/FILE.py`. Written by "
+            "`chance`, `inside`, `reference`, `field`), honest unusual networks (`honest`) and "
+            "awkward ones (`awkward`), each a plugin: `--plugin tests/cheats/FILE.py`. Written by "
             f"`python tests/cheats/truth.py --seeds {','.join(map(str, seeds))}`."
         ),
         "",
@@ -361,7 +361,8 @@ def page(table: dict[str, list[tuple[float, float, float]]], seeds: list[int], c
             f"Worst-case accuracy in percent, {count} sources of digits, training seeds "
             f"{', '.join(map(str, seeds))}, by the attacks that `truth.py` describes: L∞ {EPS}, "
             f"L0 of {FEATURES} features. An upper bound of the truth: the best attack found. "
-            f"Networks that answer by chance are judged by the majority of {DRAWS} draws."
+            f"Networks that answer by chance are judged by the majority of {DRAWS} draws. "
+            "A row with fewer figures was measured at the first seeds alone."
         ),
         "",
         f"| defense | accuracy | L∞ {EPS} | L0 {FEATURES} |",
