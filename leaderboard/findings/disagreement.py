@@ -116,7 +116,8 @@ def draw_disagreement(results: Results, material: Material) -> dict[str, Figure]
                      color=style.color, rasterized=True)  # fmt: skip
         axis.set_xscale("log")
         axis.set_yscale("log")
-        axis.set_xlabel("1 − top probability, undefended")
+        axis.set_axisbelow(True)
+        axis.set_xlabel(f"1 − top probability, undefended (edge: {FLOOR:.0e} and less)")
         axis.set_ylabel(f"1 − top probability, {name}")
         axis.set_aspect("equal")
     made = {JOINT: figure}
@@ -132,7 +133,10 @@ def _first(pair: Row) -> Row:
 
 
 def _panel(seed: Row, material: Material) -> Figure:
-    """Return the images on which two models differ most, each way, with what both say."""
+    """Return the images on which two models differ most, each way, with what both say.
+
+    ``trained``: adversarially; ``plain``: the undefended network.
+    """
     rows: list[tuple[str, list[Any]]] = [
         ("adversarially trained\nis surer", seed["first_surer"]),
         ("undefended\nis surer", seed["second_surer"]),
@@ -156,7 +160,7 @@ def _panel(seed: Row, material: Material) -> Figure:
                         interpolation="nearest")  # fmt: skip
             said = [
                 f"{short} {found[who]['prediction']}: {percent(found[who]['confidence'])}"
-                for short, who in (("AT", "first"), ("std", "second"))
+                for short, who in (("trained", "first"), ("plain", "second"))
             ]
-            axis.set_title(f"is {found['label']}\n" + "\n".join(said), fontsize=5)
+            axis.set_title(f"class {found['label']}\n" + "\n".join(said), fontsize=5)
     return figure

@@ -49,7 +49,8 @@ class CellChange:
     threat: str
     before: str
     after: str
-    moved: float | None
+    moved: str
+    moved_value: float | None
     causes: Sequence[tuple[str, str, str]]
     numbers: int
     failure: bool
@@ -118,7 +119,8 @@ def _cell(pair: CellPair, defense: str, attack: str) -> CellChange:
         threat=str(ThreatModel(**pair.first["threat"])),
         before=_success(pair.first),
         after=_success(pair.second),
-        moved=moved,
+        moved=points(moved),
+        moved_value=moved,
         causes=[*_told(pair.keys), *_told(pair.environment)],
         numbers=len(pair.numbers),
         failure=pair.failure,

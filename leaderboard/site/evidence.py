@@ -123,10 +123,15 @@ def _level(character: str, budgets: int) -> int | None:
 
 def _mapped(mine: Sequence[SourcesRow], rows: Sequence[VerdictRow]) -> list[AttackLine]:
     """Return every attack with its map, most breaks first."""
+    # The role of an attack that stands in the verdict is that of the panel that gave it.
+    roles = {
+        item["attack"]: item["role"] or "" for seed in _seeds(rows) for item in seed["broken_by"]
+    }
     names: dict[str, str] = {}
     for row in mine:
         for reach in row["reach"]:
-            names.setdefault(reach["attack"], reach["role"] or "")
+            name = reach["attack"]
+            names.setdefault(name, roles.get(name) or reach["role"] or "")
     cells = _cells(rows)
     orders = [_order(row) for row in mine]
     found: list[tuple[int, AttackLine]] = []

@@ -154,7 +154,7 @@ def _names(cells: Sequence[CellRow]) -> list[str]:
 
 def _show_files(folder: Path) -> None:
     shown = relative(folder)
-    pages = [name for name in PAGES if (folder / name).exists()]
+    pages = [name for name in ("index.html", *PAGES) if (folder / name).exists()]
     figures = len(list((folder / "figures").glob("*.png")))
     drawn = [f"{figures} figures in figures/"] if figures else []
     say(f"{shown}/leaderboard.md")

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
+from bench.audit.diff import RunComparison
 from bench.base.rows import Results
+from bench.evidence.finished_run import FinishedRun
+from bench.evidence.folder import RunFolder
+from leaderboard.site.diff_page import diff_page
+from leaderboard.site.index_page import index_page
 from leaderboard.site.run_page import run_page
 from tests.leaderboard.site.conftest import Opened
 from tests.leaderboard.site.examples import HOSTILE, environment, judged, sources
@@ -274,3 +279,18 @@ def test_rows_that_are_no_images_are_bars(opened: Opened) -> None:
     tab.click("tbody[data-name=a] summary")
     assert tab.locator("tbody[data-name=a] .bars .up").count() == 1
     assert tab.locator("img").count() == 0
+
+
+def test_the_index_and_the_comparison_are_pages_of_the_same_kind(opened: Opened) -> None:
+    results = judged(["a", "b"])
+    line = {"name": HOSTILE[0], "dataset": "d", "sources": 1, "seeds": 1, "shows": "s",
+            "headline": "h", "pages": ["leaderboard.md"]}  # fmt: skip
+    tab = opened(index_page([(line, results)]))
+    tab.click("#t-verdicts th[data-key=defense] button")
+    tab.fill(".tools input[type=search]", "b")
+    assert tab.inner_text(".tools [role=status]").endswith("rows")
+    _has_no_serious_finding(tab)
+    before, after = (FinishedRun(RunFolder(Path(name)), None, results, {}) for name in HOSTILE[:2])  # type: ignore[arg-type]
+    tab = opened(diff_page(before, after, RunComparison([], results.cells, [])))
+    assert tab.locator("script").count() == 1
+    _has_no_serious_finding(tab)
