@@ -99,10 +99,12 @@ USUAL = 28 * 28
 def rows_at_once(shape: tuple[int, ...], most: int) -> int:
     """Return how many inputs of ``shape`` go through a model at once: ``most`` of MNIST's size.
 
-    Fewer of larger ones, in proportion: what a network keeps for its gradient grows with them
-    (ResNet-18 on 32 × 32 images 6.7 MB a row). A sixteenth of ``most`` at least.
+    Fewer of larger ones: what a network keeps for its gradient grows with them, and networks for
+    them are larger too (ResNet-18 on 32 × 32 images keeps 6.7 MB a row). A sixteenth of ``most``
+    at least.
     """
-    return max(1, most // 16, min(most, most * USUAL // count_features(shape)))
+    features = count_features(shape)
+    return most if features <= USUAL else max(1, most // 16, most * USUAL // (2 * features))
 
 
 @dataclass(frozen=True)
