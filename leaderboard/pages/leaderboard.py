@@ -29,6 +29,9 @@ from leaderboard.tables.verdicts import (
     verdict_tables,
 )
 
+HANDED = ("checkpoint", "live")
+"""Defenses that were trained elsewhere: the run's network and recipe are not theirs."""
+
 
 def pages(results: Results, environment: dict[str, Any]) -> dict[str, str]:
     """Return the pages of every run by file, made from its rows and ``environment`` alone."""
@@ -45,6 +48,7 @@ def render(results: Results, environment: dict[str, Any]) -> str:
     return page(
         "leaderboard.md.j2",
         rows=rows,
+        trained=any(row["defense"] not in HANDED for row in results.models),
         environment=environment,
         groups=threat_tables(rows),
         named=dict(zip((row["id"] for row in rows), names, strict=True)),

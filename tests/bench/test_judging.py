@@ -260,3 +260,16 @@ def test_files_below_the_current_folder_travel_with_the_matrix(
 def test_options_of_several_values_end_at_the_next_option(command: Command) -> None:
     done = command("judge", "b", "--weights", "a.pt", "b.pt", "--budget", "0.1", "0.2")
     assert "judge needs test data" in done.output
+
+
+def test_the_networks_of_the_guide_are_for_the_data_of_the_guide() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "judge.md").read_text(encoding="utf-8")
+    script = page.split("```python\n# my_digits.py\n")[1].split("```")[0]
+    names: dict[str, Any] = {"__name__": "my_digits"}
+    exec(script, names)
+    x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
+    model = names["build"]()
+    assert model(x).shape == (5, 10)
+    moved = names["climb"](model, x, y, 0.1, 2)
+    assert float((moved - x).abs().max()) <= 0.1 + 1e-6
+    assert names["train"](x, y, 0, eps=0.1, epochs=1)(x).shape == (5, 10)

@@ -1,7 +1,10 @@
 """Modules handed over in memory: one path with the command, and no pickle is read untrusted."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +120,7 @@ def test_what_is_no_module_or_cannot_be_pickled_is_refused(
         pickled(held)
 
 
+@pytest.mark.process
 def test_a_class_of_a_notebook_travels_with_its_module(tmp_path: Path) -> None:
     names: dict[str, type] = {}
     source = (
@@ -132,10 +136,19 @@ def test_a_class_of_a_notebook_travels_with_its_module(tmp_path: Path) -> None:
     model = names["Local"]()
     path = tmp_path / "m.pkl"
     path.write_bytes(pickled(model))
-    x = torch.rand(3, 2)
-    expected = model(x)
-    names.clear()
-    assert torch.equal(unpickled(path)(x), expected)
+    x = torch.full((3, 2), 0.25)
+    assert torch.equal(unpickled(path)(x), model(x))
+    code = (
+        "import sys, hashlib, pathlib, torch; from bench.plugins.unpickle import trust, unpickled;"
+        "path = pathlib.Path(sys.argv[1]); trust([hashlib.sha256(path.read_bytes()).hexdigest()]);"
+        "print(unpickled(path)(torch.full((3, 2), 0.25)).tolist())"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert json.loads(done.stdout) == model(x).tolist(), done.stderr
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(UserError, match="reading it runs its code"):
         unpickled(path)
