@@ -519,7 +519,7 @@ def _param(item: str) -> tuple[str, Any]:
     name, _, value = item.partition("=")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return name.strip(), value.strip()  # text without its quotes
 
 

@@ -85,7 +85,7 @@ def run_prepared(
     with _observer(plan, watch) as observer, pool as executor:
         progress = execute(plan, data, settings, executor, observer, options.fresh, options.replace)
         folder = RunFolder(settings.run)
-        recheck(plan, folder, executor)
+        recheck(plan, folder, executor, options.fresh)
     results = _write(plan, data, folder, settings, progress)
     return RunResult(settings.run, results, progress)
 

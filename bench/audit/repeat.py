@@ -127,14 +127,14 @@ def repeat(run: FinishedRun, bench: Bench, choice: Choice, mode: Mode) -> list[R
             settings = replace(bench.settings, run=root, base=base(), trusted=tuple(trusted()))
             if kind == "fit":
                 settings = replace(settings, cache=Path(name) / "cache")
-            there = _Anew(run, replace(bench, settings=settings), chosen)
+            there = Anew(run, replace(bench, settings=settings), chosen)
             there.make()
             found += [there.held(node, mode) for node in chosen]
     return found
 
 
 @dataclass
-class _Anew:
+class Anew:
     """Some nodes of a run in a folder of their own, with all that they rest on."""
 
     run: FinishedRun
