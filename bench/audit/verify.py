@@ -101,6 +101,8 @@ def _with_code(
         if choice is not None:
             found.repeated = repeat(run, bench, choice, found.mode)
             found.differences += [item for one in found.repeated for item in one.differences]
+            if left := sum(map(len, choice.drawn(run).values())) - len(found.repeated):
+                found.notes.append(f"{left} that were drawn are no nodes of the plan of this code")
     return found, replaced
 
 

@@ -124,6 +124,7 @@ INPUT: list[tuple[str, tuple[object, ...], str]] = [
     (HEAD + WEIGHTS, (), "null byte"),
     (HEAD + PAIR, ("--matrix", "a\0b.toml"), "null byte"),
     (HEAD + PAIR, ("--out", "a\0b"), "null byte"),
+    (HEAD + PAIR, ("--out", "caf\udce9"), "its name must be UTF-8"),
     (HEAD + PAIR, ("--dataset", "tera.npz"), "claims 4000000000000 bytes and holds 128"),
     (HEAD + PAIR, ("--dataset", "huge.npz"), "and holds 128"),
     (HEAD + PAIR, ("--dataset", "npy.npz"), "cannot be read as .npz"),

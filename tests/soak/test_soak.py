@@ -25,6 +25,7 @@ import pytest
 from bench.base.files import check, read_json, read_records, read_tensors
 from tests.bench.runner.test_isolation import LEAVES
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("RETORT_SOAK_KILLS", "200"))
 RACES = int(os.environ.get("RETORT_SOAK_RACES", "20"))
