@@ -40,7 +40,23 @@ from bench.commands import (
 from bench.compose import run_matrix, run_prepared, say_notes
 
 if TYPE_CHECKING:
+    from bench.audit.verify_folder import Verification
+    from bench.evidence.finished_run import FinishedRun
     from bench.plan.options import RunOptions
+
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A results folder.")]
+
+RunDevice = Annotated[str, typer.Option(help="auto (the run's own), cpu, cuda or cuda:N.")]
+
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run code that only the plan names, a builder's say.")
+]
+
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, max=2**32 - 1, help="Draws what is made anew [random; publish: RUN's]."),
+]
 
 
 @app.command("run")
@@ -74,6 +90,7 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     fit_timeout: FitTimeout = None,
     memory: Memory = None,
     dry_run: DryRun = False,
+    trust: Trust = False,
     fresh: Fresh = False,
     replace: Replace = False,
     unpickle: Unpickle = False,
@@ -97,7 +114,7 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
 
     def command() -> int:
         if dry_run:
-            _dry_run(matrix, options)
+            _dry_run(matrix, options, trust)
             return 0
         result = run_matrix(matrix, options, watch=True)
         if figures:
@@ -110,11 +127,16 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     guard(command, debug)
 
 
-def _dry_run(matrix: str, options: RunOptions) -> None:
+def _dry_run(matrix: str, options: RunOptions, trust: bool) -> None:
+    from contextlib import nullcontext
+
+    from bench.plugins import discovery
     from bench.runner.prepare import prepare
     from leaderboard.terminal.listing import show_plan
 
-    plan, settings, data = prepare(matrix, options)
+    discovery.load_plugins(options.plugin)
+    with nullcontext() if trust else discovery.sealed():  # the matrix may be a stranger's
+        plan, settings, data = prepare(matrix, options)
     show_plan(plan, data.info.classes, len(data.test), settings.run)
     say_notes(data)
 
@@ -144,25 +166,60 @@ def list_command(
 
 
 @app.command("publish")
-def publish_command(
+def publish_command(  # noqa: PLR0913, PLR0917 (as of run)
     run_folder: Annotated[
         Path | None, typer.Argument(metavar="[RUN]", help="A results folder.")
     ] = None,
     to: Annotated[Path, typer.Option(help="Where published results lie.")] = Path(
         "leaderboard/published"
     ),
+    again: Annotated[int, typer.Option(min=0, help="Cells to make anew before.")] = 5,
+    again_fits: Annotated[int, typer.Option(min=0, help="Fits to make anew before.")] = 1,
+    seed: Seed = None,
+    device: RunDevice = "auto",
+    workers: Workers = None,
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
+    offline: Offline = False,
+    plugin: Plugins = [],  # noqa: B006 (as above)
+    trust: Trust = False,
+    unpickle: Unpickle = False,
+    cell_timeout: CellTimeout = None,
+    fit_timeout: FitTimeout = None,
+    memory: Memory = None,
     debug: Debug = False,
 ) -> None:
-    """Copy a run's aggregates and pages to DIR/RUN-NAME/, and write DIR/README.md, the index.
+    """Verify a run and copy its aggregates and pages to DIR/RUN-NAME/; write DIR/README.md.
 
-    Without RUN only the index is written again.
+    With --again 0 and --again-fits 0 nothing is verified, and the published record says so. Without
+    RUN only the index is written again.
     """
+    from bench.plan.options import RunOptions
+
+    options = RunOptions(
+        device=device, workers=workers, data_dir=data_dir, cache_dir=cache_dir, offline=offline,
+        plugin=tuple(plugin), cell_timeout=cell_timeout, fit_timeout=fit_timeout, memory=memory,
+        unpickle=unpickle,
+    )  # fmt: skip
 
     def command() -> int:
+        from bench.audit.published import record
+        from bench.audit.repeat import seed_of
+        from bench.audit.verify import read
+        from bench.evidence.environment import describe
+        from bench.evidence.folder import RunFolder
         from leaderboard.pages.publish import publish, write_index
 
         if run_folder is not None:
-            typer.echo(plain(f"published to {publish(run_folder, to)}"))
+            told = None
+            RunFolder(run_folder).check_schema()
+            if again or again_fits:
+                drawn_by = seed_of(read(run_folder)) if seed is None else seed
+                found, run = _verify(run_folder, options, (again, again_fits), drawn_by, trust)
+                if found.differences:
+                    return 1
+                told = record(found, describe(run.plan, _device(run_folder, device)))
+            typer.echo(plain(f"published to {publish(run_folder, to, told)}"))
         typer.echo(plain(f"index: {write_index(to)}, index.html beside it"))
         return 0
 
@@ -199,48 +256,90 @@ def check_command(
     guard(command, debug)
 
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A results folder.")]
-
-
 @app.command("verify")
-def verify_command(
+def verify_command(  # noqa: PLR0913, PLR0917 (as of run)
     run_folder: Run,
-    device: Annotated[
-        str, typer.Option(help="auto (the run's own), cpu, cuda or cuda:N.")
-    ] = "auto",
+    again: Annotated[int, typer.Option(min=0, help="Cells to make anew.")] = 0,
+    again_fits: Annotated[int, typer.Option(min=0, help="Fits to make anew.")] = 0,
+    seed: Seed = None,
+    device: RunDevice = "auto",
+    workers: Workers = None,
     data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
     offline: Offline = False,
     plugin: Plugins = [],  # noqa: B006 (as above)
+    trust: Trust = False,
     unpickle: Unpickle = False,
+    cell_timeout: CellTimeout = None,
+    fit_timeout: FitTimeout = None,
+    memory: Memory = None,
     debug: Debug = False,
 ) -> None:
     """Make every record, aggregate and page of a run again from its stored inputs and weights.
 
-    Exit status 1 and a list where anything differs. What only the attack can know, iterations
-    and stop reasons, and the counts of queries are guarded by checksums alone.
+    That shows that it is consistent with itself. With --again, cells that are drawn at random are
+    attacked anew, and with --again-fits fits are learnt anew: what nobody measured is found out.
+    Exit status 1 and a list where anything differs.
     """
+    from bench.plan.options import RunOptions
+
+    options = RunOptions(
+        device=device, workers=workers, data_dir=data_dir, cache_dir=cache_dir, offline=offline,
+        plugin=tuple(plugin), cell_timeout=cell_timeout, fit_timeout=fit_timeout, memory=memory,
+        unpickle=unpickle,
+    )  # fmt: skip
 
     def command() -> int:
-        from bench.audit.verify import recorded_device, verify
-        from bench.base.files import default_cache
-        from bench.evidence.finished_run import read_run
-        from bench.plugins import discovery
-        from bench.plugins.contracts import DataSettings
-        from bench.runner.prepare import choose_device, vouch
-        from leaderboard.pages.leaderboard import pages
-        from leaderboard.terminal.inspection import show_verification
-
-        discovery.load_plugins(plugin)
-        run = read_run(run_folder)
-        vouch(run.plan, unpickle)
-        asked = recorded_device(run_folder) if device == "auto" else device
-        chosen = choose_device("auto" if asked == "cuda" and device == "auto" else asked)
-        data = DataSettings(data_dir, default_cache().absolute(), offline)
-        found = verify(run, pages, chosen, data)
-        show_verification(run, found)
+        found, _ = _verify(run_folder, options, (again, again_fits), seed, trust)
         return 1 if found.differences else 0
 
     guard(command, debug)
+
+
+def _verify(
+    run_folder: Path, options: RunOptions, again: tuple[int, int], seed: int | None, trust: bool
+) -> tuple[Verification, FinishedRun]:
+    """Verify a run and print what was found; raises UserError where code of it is missing."""
+    import secrets
+
+    from bench.audit.repeat import Bench, Choice
+    from bench.audit.verify import read, verify
+    from bench.audit.verify_folder import Shown
+    from bench.base.files import default_cache
+    from bench.plugins.contracts import DataSettings
+    from bench.runner.prepare import absolute
+    from bench.runner.processes import default_memory, default_workers
+    from bench.runner.task import Settings
+    from leaderboard.pages.publish import draw_figures, every_page
+    from leaderboard.terminal.inspection import show_verification
+
+    run = read(run_folder)
+    device = _device(run_folder, options.device)
+    cache = (options.cache_dir or default_cache()).absolute()
+    workers = options.workers or default_workers(device)
+    memory = default_memory(workers) if options.memory is None else int(options.memory * 2**30)
+    data_dir = options.data_dir.absolute() if options.data_dir else None
+    settings = Settings(
+        run.folder.root, cache, DataSettings(data_dir, cache, options.offline), device,
+        plugins=absolute(options.plugin), fit_timeout=options.fit_timeout, memory=memory,
+        sealed=not trust,
+    )  # fmt: skip
+    choice = Choice(*again, secrets.randbits(32) if seed is None else seed) if any(again) else None
+    bench = Bench(settings, workers, options.cell_timeout, options.unpickle)
+    found = verify(run, bench, Shown(every_page, draw_figures), choice)
+    show_verification(run, found)
+    if found.refused is not None:
+        raise UserError(found.refused)
+    return found, run
+
+
+def _device(run_folder: Path, device: str) -> str:
+    """Return the device that is asked for, or one of the class that a run used."""
+    from bench.audit.verify import recorded_device
+    from bench.runner.prepare import choose_device
+
+    asked = recorded_device(run_folder) if device == "auto" else device
+    return choose_device("auto" if asked == "cuda" and device == "auto" else asked)
 
 
 @app.command("claim")
@@ -420,7 +519,7 @@ def _param(item: str) -> tuple[str, Any]:
     name, _, value = item.partition("=")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return name.strip(), value.strip()  # text without its quotes
 
 

@@ -85,7 +85,7 @@ def run_prepared(
     with _observer(plan, watch) as observer, pool as executor:
         progress = execute(plan, data, settings, executor, observer, options.fresh, options.replace)
         folder = RunFolder(settings.run)
-        recheck(plan, folder, executor)
+        recheck(plan, folder, executor, options.fresh)
     results = _write(plan, data, folder, settings, progress)
     return RunResult(settings.run, results, progress)
 
@@ -111,11 +111,10 @@ def _observer(plan: Plan, watch: bool) -> Any:
 
 
 def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress) -> Results:
-    from bench.base.files import read_json, write_json, write_text
+    from bench.base.files import read_json, write_json
     from bench.evidence.environment import describe
     from bench.results.collect import results
-    from leaderboard.pages.leaderboard import pages
-    from leaderboard.pages.publish import write_figures, write_pages
+    from leaderboard.pages.publish import redraw_figures, write_pages
 
     made = results(plan, data, folder)
     environment = describe(plan, settings.device)
@@ -129,10 +128,6 @@ def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Pro
     if data.notes:
         environment["notes"] = list(data.notes)
     write_json(folder.top("environment.json"), environment)
-    for name, text in pages(made, environment).items():
-        write_text(folder.top(name), text)
-    if plan.matrix.report is not None:
-        seconds = read_json(folder.top("timings.json"))
-        write_figures(plan.matrix.report, made, folder, data)
-        write_pages(plan.matrix.report, folder.root, made, environment, seconds)
+    redraw_figures(made, environment, (folder, data))
+    write_pages(folder.root, made, environment)
     return made

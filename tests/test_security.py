@@ -172,6 +172,21 @@ def test_escaped_text_is_one_line_without_controls_or_markup(text: str) -> None:
     assert not re.search(r"(?<!\\)[<>|`\[\]!](?<!!)", escape(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("&rlm;", r"\&rlm;"),
+        ("at http://example.com", r"at http\://example.com"),
+        ("www.example.com", r"www\.example.com"),
+        ("$x$", r"\$x\$"),
+        ("a\u3164b\ue000", r"a\\u3164b\\ue000"),
+    ],
+)
+def test_what_a_page_would_make_of_text_is_escaped(text: str, shown: str) -> None:
+    """FAULTS E."""
+    assert escape(text) == shown
+
+
 def test_plain_keeps_what_is_meant() -> None:
     text = "ρ_adv ≤ 25 %: naïve\n\tlogits"
     assert plain(text) == text

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,24 +13,31 @@ from typing import Any
 
 import torch
 
-from bench.audit.verify_nodes import Recheck, Verification
+from bench.audit.published import check_published, planned, read_published
+from bench.audit.repeat import Bench, Choice, is_published, repeat
+from bench.audit.verify_folder import Shown, Verification, alike, check_figures, check_folder
+from bench.audit.verify_nodes import Recheck
 from bench.audit.verify_rechecks import check_rechecks
 from bench.audit.verify_rows import Mode
-from bench.base.files import file_hash, read_json
+from bench.base.files import read_json
 from bench.base.json_changes import changes
 from bench.base.rows import Results
-from bench.base.types import DamagedError, Document, UserError
+from bench.base.types import DamagedError, UserError
+from bench.claims.answer import read_answer
+from bench.claims.claim import parse_claim
 from bench.evidence.environment import device_name
-from bench.evidence.finished_run import FinishedRun
-from bench.plan.graph import make_plan, node_id
-from bench.plugins.contracts import DataSettings
+from bench.evidence.finished_run import FinishedRun, read_run
+from bench.evidence.folder import RunFolder
+from bench.plan.graph import make_plan
+from bench.plugins import discovery
+from bench.plugins.data import Dataset
 from bench.results.collect import collect
+from bench.runner import processes
+from bench.runner.prepare import vouch
 from bench.runner.rebuild import Rebuilder
+from bench.runner.state import ProcessState
 from bench.runner.task import Settings
 from bench.runner.worker import prepare_torch, reason_of
-
-Pages = Callable[[Results, Document], Mapping[str, str]]
-"""Makes the pages of a run, by file, from its results and its environment."""
 
 Row = Mapping[str, Any]
 
@@ -38,25 +45,80 @@ ROUNDING = 1e-9
 """Relative slack on aggregates made on another machine, where sums may run in another order."""
 
 
-def verify(run: FinishedRun, pages: Pages, device: str, data: DataSettings) -> Verification:
+def read(root: Path) -> FinishedRun:
+    """Read a results folder, or what is published of one; raises UserError where it is neither."""
+    return read_published(root) if is_published(RunFolder(root)) else read_run(root)
+
+
+def verify(
+    run: FinishedRun, bench: Bench, shown: Shown, choice: Choice | None = None
+) -> Verification:
     """Make everything in the folder of ``run`` again and hold it against what is stored.
 
-    Plugins must be loaded. Exact on the machine model, device class and torch version of the run;
-    elsewhere the tolerances of ``bench.audit.verify_rows`` apply. Raises UserError where a plugin
-    or the data set is missing here.
+    First what needs no code but ours, in this process; then the rest, in a process of its own,
+    which imports the plugins of ``bench.settings``; last the nodes of ``choice``, in workers. Exact
+    on the machine model, device class and torch version of the run; elsewhere the tolerances of
+    ``bench.audit.verify_rows`` and ``bench.audit.repeat`` apply. Where a plugin or the data set is
+    missing here, or code is named that nobody asked to run, ``refused`` says so.
     """
-    settings = Settings(run.folder.root, data.cache_dir or run.folder.root, data, device)
-    with _as_a_worker():
-        models = Rebuilder(settings)
-        recheck = Recheck(run, models, _mode(run, settings))
-        check_rechecks(run, settings, recheck.result)
-        found = recheck.check()
+    found = Verification(_mode(run, bench.settings), choice=choice)
+    if is_published(run.folder):
+        check_published(run, shown, found)
+        if choice is None:
+            return found
+    else:
+        check_folder(run, shown.pages, found)
+    with tempfile.TemporaryDirectory(prefix="retort-verify-") as name:
+        asked = bench.settings
+        here = Settings(Path(name), asked.cache, asked.data, asked.device)
+        with processes.LocalExecutor(here, 1) as executor:
+            work = executor.fresh(_with_code, run.folder.root, bench, shown, choice)
+            answer, found.refused = executor.outcome(work)
+    if answer is not None:
+        told, replaced = answer
+        found.include(told)
+        if replaced:
+            found.add("a plugin", "functions that it replaces", ", ".join(replaced), "none")
+    return found
+
+
+def _with_code(
+    _: Settings, root: Path, bench: Bench, shown: Shown, choice: Choice | None
+) -> tuple[Verification, list[str]]:
+    """Return what was found where plugins' code runs, in this process, and what they replace."""
+    settings, patched = bench.settings, ProcessState().patched
+    discovery.load_plugins(settings.plugins)
+    closed = discovery.sealed() if settings.sealed else contextlib.nullcontext()
+    with closed, _as_a_worker():
+        run = read(root)
+        found = Verification(_mode(run, settings))
+        if is_published(run.folder):
+            run = planned(run)
+        vouch(run.plan, bench.unpickle)
+        if not is_published(run.folder):
+            _make_again(run, settings, shown, found)
+        replaced = patched()
+        if choice is not None:
+            found.repeated = repeat(run, bench, choice, found.mode)
+            found.differences += [item for one in found.repeated for item in one.differences]
+            if left := sum(map(len, choice.drawn(run).values())) - len(found.repeated):
+                found.notes.append(f"{left} that were drawn are no nodes of the plan of this code")
+    return found, replaced
+
+
+def _make_again(run: FinishedRun, settings: Settings, shown: Shown, found: Verification) -> None:
+    models = Rebuilder(settings)
+    recheck = Recheck(run, models, found)
+    check_rechecks(run, settings, found)
+    recheck.check()
     _check_plan(run, found, bool(recheck.other_code))
     _check_rows(run, found, lambda: collect(run.plan, recheck.data, run.folder))
-    _check_top(run, found, pages)
+    _check_claim(run, recheck.data, found)
+    libraries = run.environment.get("libraries") or {}
+    same = found.mode == "exact" and alike(libraries, ("matplotlib",))
+    check_figures(run, shown.draw, recheck.data, found, same=same)
     if recheck.other_code:
         found.notes.append(f"made by other code than this: {', '.join(sorted(recheck.other_code))}")
-    return found
 
 
 def recorded_device(root: Path) -> str:
@@ -90,11 +152,6 @@ def _mode(run: FinishedRun, settings: Settings) -> Mode:
 
 
 def _check_plan(run: FinishedRun, found: Verification, other_code: bool) -> None:
-    for node in run.plan.nodes:
-        if node.id != node_id(node):
-            found.add(node.id, "plan id", node.id, node_id(node))
-    if run.environment.get("matrix") != run.plan.matrix.model_dump(mode="json"):
-        found.add("environment.json", "matrix", "environment.json", "plan.json")
     try:
         expanded = {node.id for node in make_plan(run.plan.matrix).nodes}
     except UserError as error:
@@ -127,55 +184,33 @@ def _check_table(
         return
     found.count("rows", len(made))
     for old, new in zip(stored, made, strict=True):
-        for path, (first, second) in changes(old, new).items():
-            if found.mode == "exact" or not _close(first, second):
-                found.add(old["id"], f"{name} {path}", first, second)
+        _check_json(old["id"], name, old, new, found)
+
+
+def _check_json(node: str, name: str, stored: Any, made: Any, found: Verification) -> None:
+    for path, (first, second) in changes(stored, made).items():
+        if found.mode == "exact" or not _close(first, second):
+            found.add(node, f"{name} {path}", first, second)
+
+
+def _check_claim(run: FinishedRun, data: Dataset, found: Verification) -> None:
+    """Answer the claim of a run again, where it is one's."""
+    path = run.folder.top("claim.json")
+    if not path.exists():
+        return
+    try:
+        stored = read_json(path)
+        claim = parse_claim(stored["claim"], path.name)
+        made = json.loads(json.dumps(read_answer(claim, run, data.info).document()))
+    except Exception as error:  # noqa: BLE001 (damage that was reported, and other people's code)
+        found.add(path.name, "answer", "stored", f"not made again: {reason_of(error)}")
+        return
+    found.count("claims")
+    if claim.matrix()["defense"][1]["name"] not in {row["defense"] for row in run.results.models}:
+        found.add(path.name, "defense", claim.defense["name"], "none of this run")
+    _check_json(path.name, "answer", stored, made, found)
 
 
 def _close(first: Any, second: Any) -> bool:
     both = isinstance(first, float) and isinstance(second, float)
     return both and math.isclose(first, second, rel_tol=ROUNDING)
-
-
-def _check_top(run: FinishedRun, found: Verification, pages: Pages) -> None:
-    try:
-        noted = read_json(run.folder.top("results-key.json"))["files"]
-        for name in run.results.documents():
-            if noted[name] != (made := file_hash(run.folder.top(name))):
-                found.add("results-key.json", f"SHA-256 of {name}", noted[name], made)
-    except (DamagedError, KeyError, TypeError) as error:
-        found.add("results-key.json", "document", "unreadable", reason_of(error))
-    try:
-        made_again = pages(run.results, run.environment)
-    except Exception as error:  # noqa: BLE001 (rows that were tampered with)
-        found.add("pages", "page", "stored", f"not made again: {reason_of(error)}")
-        return
-    for name, page in made_again.items():
-        _check_page(run.folder.top(name), page, found)
-
-
-def _check_page(path: Path, page: str, found: Verification) -> None:
-    try:
-        stored = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        found.add(path.name, "page", "unreadable", reason_of(error))
-        return
-    lines = itertools.zip_longest(stored.splitlines(), page.splitlines())
-    for number, (first, second) in enumerate(lines, start=1):
-        if first != second:
-            found.add(path.name, f"line {number}", *_around(first, second))
-            return
-    if stored != page:
-        found.add(path.name, "line ends", "stored", "made again")
-
-
-def _around(first: str | None, second: str | None) -> tuple[str | None, str | None]:
-    """Return two lines from a little before the first character in which they differ."""
-    if first is None or second is None:
-        return first, second
-    place = next(
-        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b),
-        min(len(first), len(second)),
-    )
-    start = max(0, place - 40)
-    return first[start:], second[start:]

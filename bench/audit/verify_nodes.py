@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from bench.audit.verify_folder import Verification
 from bench.audit.verify_rows import (
     Comparison,
     Difference,
@@ -16,8 +17,7 @@ from bench.audit.verify_rows import (
     rejudge_cell,
     rejudge_probe,
 )
-from bench.base.files import file_hash, read_json, read_records, read_tensors
-from bench.base.fingerprint import digest
+from bench.base.files import read_json, read_records, read_tensors
 from bench.base.json_changes import changes, flatten
 from bench.base.types import DamagedError, Document, Outcome, UserError
 from bench.evidence.finished_run import FinishedRun
@@ -36,28 +36,6 @@ NEAR = 0.1
 """How far a share of a model's suspicion may move on other hardware."""
 
 
-@dataclass
-class Verification:
-    """What was checked, what differs, and what a reader should know beside it.
-
-    ``changed`` counts predictions that moved on a near tie, on other hardware.
-    """
-
-    mode: Mode
-    differences: list[Difference] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-    changed: int = 0
-
-    def add(self, node: str, what: str, stored: object, recomputed: object) -> None:
-        """Add a difference."""
-        self.differences.append(Difference(node, what, stored, recomputed))
-
-    def count(self, what: str, number: int = 1) -> None:
-        """Count what was checked."""
-        self.counts[what] = self.counts.get(what, 0) + number
-
-
 @dataclass(frozen=True)
 class _Model:
     anew: Anew
@@ -74,21 +52,22 @@ class _Model:
 class Recheck:
     """Walks a run's nodes, fits first; every finding goes to ``result``.
 
+    What the documents say of themselves is checked before, by ``check_folder``.
     ``other_code`` names what was made by another version of the code than this.
     """
 
-    def __init__(self, run: FinishedRun, models: Rebuilder, mode: Mode) -> None:
+    def __init__(self, run: FinishedRun, models: Rebuilder, result: Verification) -> None:
         self.run = run
         self.models = models
         self.data = models.data(run.plan.dataset)
-        self.result = Verification(mode)
+        self.result = result
         self.other_code: set[str] = set()
         self._versions: dict[str, object] = {}
         self._weights: dict[str, str] = {}
         standing = Standing(run.folder, self.data)
         self._keys = Keys(self.data, models.settings.device_class, self._weights, standing)
 
-    def check(self) -> Verification:
+    def check(self) -> None:
         """Check every fit, then its probes and cells.
 
         Raises UserError where a plugin that the run names is not loaded.
@@ -102,19 +81,14 @@ class Recheck:
             for node in self.run.plan.nodes:
                 if node.kind != "fit" and node.needs.get("model") == fit:
                     self._node(node, model)
-        return self.result
 
     def _fit(self, node: Node) -> bool:
         """Return whether there is a model; where its fit failed, no cell of it may be done."""
-        path = self.run.folder.model(node.id)
-        if not path.exists():
-            return False
-        document = self._document(node, path)
+        document = _read(self.run.folder.model(node.id))
         if document is None:
             return False
         self.result.count("models")
         self._weights[node.id] = str(document.get("weights"))
-        self._file(node, self.run.folder.weights(node.id), document.get("weights"))
         self._key(node, document)
         return True
 
@@ -130,10 +104,9 @@ class Recheck:
         path = self.run.folder.document(node.kind, node.id)
         if node.kind == "probe" and not path.exists() and self._probe_fails(node, model):
             return
-        document = self._document(node, path)
+        document = _read(path)
         if document is None or not self._done(node, document):
             return
-        self._files(node, document)
         self._key(node, document)
         if model is None:
             self.result.add(node.id, "records", "stored", "not made again: no model")
@@ -151,39 +124,10 @@ class Recheck:
         self.result.differences += found.differences
         self.result.changed += found.changed
 
-    # Documents, files, keys.
-
-    def _document(self, node: Node, path: Path) -> Document | None:
-        try:
-            document = read_json(path)
-        except DamagedError as error:
-            self.result.add(node.id, "document", "unreadable", str(error))
-            return None
-        if not isinstance(document, dict):
-            self.result.add(node.id, "document", "no JSON object", str(path))
-            return None
-        if document.get("id") != node.id:
-            self.result.add(node.id, f"id in {path.name}", document.get("id"), node.id)
-        return document
-
-    def _files(self, node: Node, document: Document) -> None:
-        files = document.get("files")
-        for name, path in self.run.folder.files(node.kind, node.id).items():
-            checksum = files.get(name) if isinstance(files, dict) else None
-            self._file(node, path, checksum)
-
-    def _file(self, node: Node, path: Path, checksum: object) -> None:
-        try:
-            found = file_hash(path)
-        except OSError as error:
-            found = f"unreadable: {error.strerror}"
-        if found != checksum:
-            self.result.add(node.id, f"SHA-256 of {path.name}", checksum, found)
+    # Keys.
 
     def _key(self, node: Node, document: Document) -> None:
-        key, evidence = document.get("key"), document.get("evidence")
-        if evidence != digest(key):
-            self.result.add(node.id, "hash of the key document", evidence, digest(key))
+        key = document.get("key")
         try:
             made = self._keys.of(node)
         except (UserError, KeyError) as error:
@@ -278,6 +222,15 @@ class Recheck:
         draws = DRAWS if model.stochastic else 1
         subject = Subject(model.anew, node.attack(), sources, info, mode, draws)
         return rejudge_cell(node.id, subject, stored, x_adv)
+
+
+def _read(path: Path) -> Document | None:
+    """Return a document, or None where there is none that can be read."""
+    try:
+        document = read_json(path)
+    except DamagedError:
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _code_of(node: Node) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.audit.verify_nodes import Verification
+from bench.audit.verify_folder import Verification
 from bench.base.files import read_json
 from bench.base.types import DamagedError, Document
 from bench.evidence.finished_run import FinishedRun

@@ -35,14 +35,21 @@ def read_table(kind: str, folder: str, given: str | Path) -> tuple[dict[str, Any
             )
         text = (files("bench") / folder / f"{name}.toml").read_text(encoding="utf-8")
         origin = f"{kind} {name!r}"
+    return parse_toml(text, origin), origin
+
+
+def parse_toml(text: str, origin: str) -> dict[str, Any]:
+    """Return TOML as a table; raises UserError where it is none, or nested beyond reason."""
     try:
-        return tomllib.loads(text), origin
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise UserError(f"{origin}: not valid TOML: nested too deeply") from error
+    except ValueError as error:  # tomllib's own, and an integer of thousands of digits
         raise UserError(f"{origin}: not valid TOML: {error}") from error
 
 
 def _read_file(kind: str, name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8, or a NUL in its name
         raise UserError(f"{kind} file {name!r} cannot be read: {error}") from error

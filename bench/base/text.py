@@ -6,8 +6,11 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 
-HARMFUL = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories: controls, invisible formats (bidi too), surrogates, separators."""
+HARMFUL = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
+"""Unicode categories: controls, invisible formats (bidi too), private, surrogates, separators."""
+
+FILLERS = "\u115f\u1160\u3164\uffa0"
+"""Letters of Hangul that show nothing."""
 
 
 def plain(text: str) -> str:
@@ -49,7 +52,8 @@ def cut(text: str, longest: int = LONGEST) -> str:
 
 
 def _shown(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in HARMFUL:
+    harmful = unicodedata.category(character) in HARMFUL or character in FILLERS
+    if character in "\n\t" or not harmful:
         return character
     return character.encode("unicode_escape").decode("ascii")
 

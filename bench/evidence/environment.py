@@ -11,8 +11,8 @@ from bench.base.types import Document
 from bench.plan.graph import Plan, data_name
 
 LIBRARIES = (
-    "adversarial-robustness-toolbox", "numpy", "pandas", "pyarrow", "safetensors", "scikit-learn",
-    "statsmodels", "torch", "torchattacks", "torchvision",
+    "adversarial-robustness-toolbox", "matplotlib", "numpy", "pandas", "pyarrow", "safetensors",
+    "scikit-learn", "statsmodels", "torch", "torchattacks", "torchvision",
 )  # fmt: skip
 
 

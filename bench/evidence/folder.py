@@ -77,6 +77,10 @@ class RunFolder:
 
         Raises UserError where it is read-only, of a newer schema, or holds anything but such a run.
         """
+        try:
+            str(self.root).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"results folder {self.root}: its name must be UTF-8") from error
         self.check_schema()
         self._check_own(matrix)
         try:

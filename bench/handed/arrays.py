@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 import zlib
@@ -19,6 +20,9 @@ from bench.plugins.contracts import DataSettings, DataSource
 from bench.plugins.data import Dataset, assemble
 
 SUFFIXES = (".npz", ".safetensors")
+
+KNOWN = ("x", "y", "x_train", "y_train", "x_test", "y_test", "classes")
+"""Arrays that are read, whatever their size; others that are large are left alone."""
 
 LARGE = 2**24
 """Bytes from which an array is mapped into memory rather than read."""
@@ -110,14 +114,19 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {name: tensor.numpy() for name, tensor in load_file(path).items()}
         # Opened here, for numpy leaves the file open where it is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            mapped = _mapped(path)
-            return {key: mapped[key] if key in mapped else archive[key] for key in archive.files}
+            sizes, mapped = _sizes(path), _mapped(path)
+            return {
+                key: mapped[key] if key in mapped else archive[key]
+                for key in archive.files
+                if key in KNOWN or key in mapped or sizes.get(key, 0) < LARGE
+            }
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file") from error
     except (
         OSError,
         ValueError,
         EOFError,
+        TypeError,  # a single array is no archive
         zipfile.BadZipFile,
         zlib.error,
         SafetensorError,
@@ -126,6 +135,29 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             f"{path}: cannot be read as {path.suffix}: {error}; write it with "
             "numpy.savez(path, x=x, y=y)"
         ) from error
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    """Return how many bytes the archive holds of each array.
+
+    Raises ValueError where a header claims more.
+    """
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for item in archive.infolist():
+            if not item.filename.endswith(".npy"):
+                continue
+            with archive.open(item) as member:
+                version = np.lib.format.read_magic(member)
+                read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                    version, np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = read(member)
+            claimed, held = math.prod(shape) * dtype.itemsize, item.file_size
+            if claimed > held and not dtype.hasobject:
+                raise ValueError(f"{item.filename} claims {claimed} bytes and holds {held}")
+            found[item.filename.removesuffix(".npy")] = held
+    return found
 
 
 def _mapped(path: Path) -> dict[str, np.ndarray]:

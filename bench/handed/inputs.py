@@ -15,6 +15,9 @@ from bench.plugins.data import CHUNK, Split, as_split
 CHANNELS = (1, 3, 4)
 """How many channels an image may have, for its layout to be told from its shape."""
 
+CLASSES = 100_000
+"""Classes beyond which a label is taken for a mistake: a network has an output for each."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -139,6 +142,8 @@ def _labels(y: np.ndarray, rows: int, name: str, inputs: str) -> tuple[np.ndarra
             f"{name} names class {present[0]} alone: a model that always says so is right on "
             "every row; give rows of at least two classes"
         )
+    if y.max() >= CLASSES:
+        raise UserError(f"{found} with the label {y.max()}: at most {CLASSES} classes are meant")
     labels = y.astype(np.int64)
     if present[0] == 1 and len(present) == present[-1]:
         return labels, (f"{name} holds 1 to {present[-1]}, no 0: classes count from 0",)

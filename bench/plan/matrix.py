@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from bench.base.package_files import packaged_names, read_table
 from bench.base.text import nearest
 from bench.base.types import Spec, UserError, with_fractions
 from bench.plan.panel import LATE, REFERENCE, Entry, Panel
@@ -55,6 +55,13 @@ def _distinct(values: list[int]) -> list[int]:
         raise ValueError(f"has a value twice: {values}")
     return values
 
+
+def _combinations(table: Mapping[str, Any]) -> int:
+    return math.prod(len(value) for value in table.values() if isinstance(value, list))
+
+
+CELLS = 20_000
+"""Cells beyond which a matrix is taken for a mistake, and not expanded."""
 
 Table = Annotated[dict[str, Any], BeforeValidator(_as_table), AfterValidator(_has_name)]
 DatasetTable = Annotated[Table, BeforeValidator(_as_dataset)]
@@ -121,6 +128,12 @@ class MatrixConfig(BaseModel):
             raise ValueError(f"one [[panel]] a norm is expected, got {norms}")
         if self.effort > 1 and not self.panel:
             raise ValueError(f"effort = {self.effort} multiplies a [[panel]], and there is none")
+        models = sum(map(_combinations, self.defense)) * len(self.seeds)
+        attacks = sum(map(_combinations, self.attack)) + sum(len(p.budgets) for p in self.panel)
+        if models * attacks > CELLS:
+            raise ValueError(
+                f"{models} models and {attacks} attacks or budgets are more than {CELLS} cells"
+            )
         return self
 
     def defenses(self) -> list[Spec]:
@@ -206,10 +219,7 @@ def expand(table: Mapping[str, Any], whole: Collection[str] = ()) -> Iterator[Sp
 
 def matrix_names() -> list[str]:
     """Return the names of the matrices that come with the package."""
-    folder = files("bench") / "matrices"
-    return sorted(
-        item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml")
-    )
+    return packaged_names("matrices")
 
 
 def load_matrix(matrix: str | Path, overrides: Mapping[str, Any] | None = None) -> MatrixConfig:
@@ -217,11 +227,7 @@ def load_matrix(matrix: str | Path, overrides: Mapping[str, Any] | None = None) 
 
     Raises UserError that names the file and the key, or the line where it is no TOML.
     """
-    text, origin = _read(matrix)
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{origin}: not valid TOML: {error}") from error
+    document, origin = read_table("matrix", "matrices", matrix)
     document.update({key: value for key, value in (overrides or {}).items() if value is not None})
     return parse_matrix(document, origin)
 
@@ -237,22 +243,6 @@ def parse_matrix(document: Mapping[str, Any], origin: str) -> MatrixConfig:
 def is_file(matrix: str | Path) -> bool:
     """Return whether ``matrix`` names a file, rather than one that comes with the package."""
     return str(matrix).endswith(".toml") or "/" in str(matrix)
-
-
-def _read(matrix: str | Path) -> tuple[str, str]:
-    name = str(matrix)
-    if not is_file(name):
-        if name not in matrix_names():
-            raise UserError(
-                f"unknown matrix {name!r}: {nearest(name, matrix_names())}; or give a .toml file"
-            )
-        return (files("bench") / "matrices" / f"{name}.toml").read_text(
-            encoding="utf-8"
-        ), f"matrix {name!r}"
-    try:
-        return Path(name).read_text(encoding="utf-8"), name
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"matrix file {name!r} cannot be read: {error}") from error
 
 
 def _explain(item: Any, origin: str) -> str:

@@ -123,6 +123,8 @@ def assemble(
         learn = everything.take(slice(None, len(everything) - validation))
         mean, std = _statistics(learn)
     hold = everything.take(slice(len(learn), None))
+    if (classes or named) < 2:
+        raise UserError(f"data set {name!r}: every label is 0, and two classes are the least")
     info = DataInfo(name, tuple(held_out.stored.shape[1:]), classes or named, mean, std)
     return Dataset(info, learn, hold, held_out, digest.hexdigest(), notes)
 

@@ -5,12 +5,13 @@ Built-in plugins enter as third parties' do: by name, loaded when first asked fo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,9 @@ BUILT_IN = {
 
 _modules: set[str] = set()
 """Modules that were named as plugins, and the packages of entry points."""
+
+_sealed = False
+"""Whether ``find`` takes what is loaded alone."""
 
 
 def load_plugins(plugins: Iterable[str] = ()) -> None:
@@ -118,23 +122,61 @@ def plugin_modules() -> list[str]:
 def find(reference: str) -> Any:
     """Return what ``"package.module:name"`` or ``"file.py:name"`` names.
 
-    Raises UserError where the module cannot be imported or holds no such name.
+    Raises UserError where the module cannot be imported or holds no such name, and where it would
+    be imported for this reference alone in a process that is sealed.
     """
     source, _, name = reference.rpartition(":")
     if not source or not name:
         raise UserError(f"a reference is module:name or file.py:name, got {reference!r}")
-    # A file named by a plugin's parameter starts at the matrix, as every path in it does.
-    module = import_plugin(str(placed(source)) if _is_file(source) else source)
+    if _is_file(source):
+        # A file named by a plugin's parameter starts at the matrix, as every path in it does.
+        source = str(placed(source))
+    if _sealed and not _is_named(source):
+        raise UserError(
+            f"{reference!r} is code that nobody asked to run: read it, and name it with "
+            f"--plugin {source}, or say --trust"
+        )
+    module = import_plugin(source)
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
         raise UserError(f"{source!r} has no {name!r}: {nearest(name, public)}")
     return getattr(module, name)
 
 
+def seal() -> None:
+    """From now on import nothing because a plan or a matrix names it: they may be a stranger's."""
+    global _sealed  # noqa: PLW0603 (of the process, as what it has imported is)
+    _sealed = True
+
+
+@contextlib.contextmanager
+def sealed() -> Iterator[None]:
+    """Seal this process while the block lasts."""
+    global _sealed  # noqa: PLW0603 (as above)
+    before = _sealed
+    seal()
+    try:
+        yield
+    finally:
+        _sealed = before
+
+
+def _is_named(source: str) -> bool:
+    """Return whether a module or a file is ours, or was named as a plugin."""
+    if _is_file(source):
+        return _file_name(Path(source).resolve()) in sys.modules
+    package = source.partition(".")[0]
+    return package in OURS or bool({source, package} & _modules)
+
+
+def _file_name(path: Path) -> str:
+    return f"retort_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"plugin file {str(path)!r} does not exist")
-    name = f"retort_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = _file_name(path)
     if name in sys.modules:
         return sys.modules[name]
     loader = PinnedLoader(name, str(path))

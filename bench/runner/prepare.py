@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ def prepare(
         cache=cache,
         data=DataSettings(data_dir, cache, options.offline),
         device=choose_device(options.device),
-        plugins=tuple(_absolute(item) for item in options.plugin),
+        plugins=absolute(options.plugin),
         fit_timeout=options.fit_timeout,
         memory=None if options.memory is None else int(options.memory * 2**30),
         base=base,
@@ -135,8 +135,12 @@ def matrix_folder(matrix: str | Path | dict[str, Any]) -> Path | None:
     return Path(matrix).absolute().parent
 
 
-def _absolute(plugin: str) -> str:
-    return str(Path(plugin).absolute()) if plugin.endswith(".py") or "/" in plugin else plugin
+def absolute(plugins: Iterable[str]) -> tuple[str, ...]:
+    """Return plugins so that a process in another folder finds them: files by their whole path."""
+    return tuple(
+        str(Path(item).absolute()) if item.endswith(".py") or "/" in item else item
+        for item in plugins
+    )
 
 
 def choose_device(device: str) -> str:

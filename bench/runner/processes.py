@@ -105,7 +105,7 @@ class LocalExecutor:
                 raise _EndedError("the run was interrupted")
             if self._idle and not once:
                 return self._idle.pop()
-        process = _Process(self.settings)
+        process = _Process(self.settings, alone=once)
         with self._lock:
             self._living.add(process)
         if self._stopped:
@@ -138,9 +138,9 @@ class _EndedError(Exception):
 
 
 class _Process:
-    """A process that answers one question at a time."""
+    """A process that answers one question at a time; one that is ``alone`` may have workers."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, alone: bool = False) -> None:
         # Read by the numerical libraries as a worker loads them; left set, for a worker that dies
         # is replaced later.
         os.environ.update(NUMERICAL)
@@ -151,7 +151,7 @@ class _Process:
         self._ready = False
         environment = dict(os.environ)
         self._process = context.Process(
-            target=serve, args=(theirs, settings, environment), daemon=True
+            target=serve, args=(theirs, settings, environment), daemon=not alone
         )
         try:
             self._process.start()

@@ -33,11 +33,11 @@ ROWS = 2000
 """Inputs that a model is asked about, from all its cells alike: at least one of each."""
 
 
-def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor) -> None:
+def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor, fresh: bool = False) -> None:
     """Ask every model of a finished run again, and write what differs to ``rechecks/FIT.json``.
 
     Models that declare themselves stochastic answer otherwise every time, and are left out. What
-    was asked before about the same evidence is not asked again.
+    was asked before about the same evidence and answered is not asked again, unless ``fresh``.
     """
     waiting: dict[str, tuple[Document, Future[Answer[dict[str, int]]]]] = {}
     for fit in plan.of("fit"):
@@ -47,7 +47,9 @@ def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor) -> None:
         key = key_of(cells)
         path = folder.recheck(fit.id)
         try:
-            stands = read_json(path)["key"] == key
+            before = read_json(path)
+            # A time-out or a death may not come again.
+            stands = not fresh and before["key"] == key and before["reason"] is None
         except (DamagedError, KeyError, TypeError):
             stands = False
         if not stands:

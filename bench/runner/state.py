@@ -64,10 +64,14 @@ class ProcessState:
         """Return what differs now, in words; empty where nothing does."""
         now = settings()
         found = [name for name, value in self._settings.items() if now[name] != value]
-        found += sorted({what for what, *names in self._names if not _same(*names)})
+        found += self.patched()
         loaded, before = _modules(), self._modules
         changed = sorted(name for name in loaded if loaded[name] != before.get(name))
         return found + [f"the module {name}" for name in changed]
+
+    def patched(self) -> list[str]:
+        """Return which functions and classes are other objects now: those of a module, a class."""
+        return sorted({what for what, *names in self._names if not _same(*names)})
 
 
 def settings() -> dict[str, Any]:

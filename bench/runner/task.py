@@ -19,6 +19,7 @@ class Settings:
     a network has to know of the data, so that a model can be built without them. ``fit_timeout``:
     seconds that a fit, or the measuring of its model, may take. ``memory``: bytes that a process
     may hold. ``trusted``: SHA-256 of the pickled modules that a worker may read.
+    ``sealed``: whether only code may run that was named as a plugin.
     """
 
     run: Path
@@ -31,6 +32,7 @@ class Settings:
     memory: int | None = None
     base: Path | None = None
     trusted: tuple[str, ...] = ()
+    sealed: bool = False
 
     @property
     def device_class(self) -> str:

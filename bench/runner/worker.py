@@ -112,6 +112,8 @@ def _initialise(settings: Settings) -> None:
     prepare_torch()
     _use_optimizers()
     doors.load_plugins(settings.plugins)
+    if settings.sealed:
+        doors.seal()
 
 
 def _use_optimizers() -> None:

@@ -171,6 +171,8 @@ _md5 = partial(hashlib.md5, usedforsecurity=False)
 def _ensure(path: Path, md5: str, urls: list[str], settings: DataSettings) -> None:
     if not path.exists():
         _download(path, md5, urls, settings)
+    if not path.is_file():
+        raise UserError(f"{path} is no file: put the right one there")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, _md5).hexdigest()
     if found != md5:

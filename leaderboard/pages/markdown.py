@@ -13,7 +13,7 @@ from leaderboard.tables.autopsy import BENEATH, HIDDEN
 from leaderboard.tables.numbers import percent
 
 # An underscore inside a word is no markup, and names are full of them.
-SPECIAL = re.compile(r"([\\`*{}\[\]<>#|~]|(?<!\w)_|_(?!\w))")
+SPECIAL = re.compile(r"([\\`*{}\[\]<>#|~&$]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.)")
 
 NUMBER = r"[-−]?[\d.]+(?:e[-−]\d+)?"
 

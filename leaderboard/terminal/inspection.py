@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from bench.audit.diff import CellPair, Changes, RunComparison
 from bench.audit.repeat_command import repeat_command
-from bench.audit.verify_nodes import Verification
+from bench.audit.verify_folder import Verification
 from bench.audit.verify_rows import CONFIDENCE
 from bench.base.rows import CellRow, FlagRow, VerdictRow
 from bench.base.text import nearest, one_line
@@ -38,13 +39,20 @@ DISTANCES = ("l0_features", "l2", "linf")
 
 
 def show_verification(run: FinishedRun, found: Verification) -> None:
-    """Print every difference, then the notes, then one line with counts."""
+    """Print every difference, then the notes, what was made anew, and one line with counts.
+
+    The last line is left out where part of the work was refused.
+    """
     for item in found.differences:
         say(f"{item.node}: {item.what}", fg="red")
         say(f"    stored      {_short(item.stored)}")
         say(f"    recomputed  {_short(item.recomputed)}")
     for note in found.notes:
         say(f"note: {note}", fg="yellow")
+    if found.choice is not None and found.refused is None:
+        say(_again(found))
+    if found.refused is not None:
+        return
     counted = ", ".join(f"{number} {what}" for what, number in found.counts.items())
     how = "exact, on a machine like the run's"
     if found.mode == "tolerant":
@@ -53,8 +61,20 @@ def show_verification(run: FinishedRun, found: Verification) -> None:
             f"{found.changed} predictions changed on near ties"
         )
     number = len(found.differences)
-    verdict = f"{number} differences" if number else "verified"
+    verdict = "verified" if found.repeated else "consistent with itself"
+    if number:
+        verdict = f"{number} differences"
     say(f"{verdict}: {relative(run.folder.root)}: {counted} ({how})")
+
+
+def _again(found: Verification) -> str:
+    """Say what was made anew, and what came of it."""
+    assert found.choice is not None
+    made = Counter(item.kind for item in found.repeated)
+    came = Counter(item.outcome for item in found.repeated)
+    told = ", ".join(f"{number} {outcome}" for outcome, number in sorted(came.items())) or "none"
+    by = f"--seed {found.choice.seed}"
+    return f"made anew: {made['cell']} cells, {made['fit']} fits ({by}): {told}"
 
 
 def show_cell(run: FinishedRun, node: Node) -> None:

@@ -6,15 +6,18 @@ What a killed run leaves, and two runs over one cache, is the campaign of ``test
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.base.files import STALE, read_json, write_json
@@ -32,6 +35,41 @@ def evidence(folder: Path) -> dict[str, bytes]:
 
 HEAD = 'name = "m"\nrecipe = "smoke"\nsources = 2\n'
 PAIR = '[[defense]]\nname = "undefended"\n[[attack]]\nname = "fgsm"\n'
+
+THOUSAND = ", ".join(f"0.{number:04}" for number in range(1, 1001))
+SWEEPS = f"eps = [{THOUSAND}]\noutput = [{THOUSAND}]\nalpha = [{THOUSAND}]\n"
+MANY = ", ".join(f"0.{number:05}" for number in range(1, 30_001))
+BUDGETS = f"[[panel]]\nnorm = 'linf'\nbudgets = [{MANY}]\n"
+WEIGHTS = (
+    "[[defense]]\nname = 'checkpoint'\nweights = \"a\\u0000.safetensors\"\n"
+    "[[attack]]\nname = 'fgsm'\n"
+)
+
+
+def hostile_arrays() -> None:
+    """Write npz files that claim more than they hold, or hold labels that nobody means."""
+    x = np.random.RandomState(0).rand(40, 4).astype(np.float32)
+    y = np.arange(40) % 2
+    for name, first in (("label", 10**9), ("wraps", 2**63 + 5)):
+        labels = y.astype(np.uint64)
+        labels[0] = first
+        np.savez(f"{name}.npz", x_train=x, y_train=labels, x_test=x, y_test=y)
+    np.savez("one.npz", x_train=x, y_train=0 * y, x_test=x, y_test=0 * y)
+    with Path("npy.npz").open("wb") as file:
+        np.save(file, x)
+    for name, length in (("tera", 10**12), ("huge", 10**30)):
+        with zipfile.ZipFile(f"{name}.npz", "w") as archive:
+            for key in ("x_train", "y_train", "x_test", "y_test"):
+                header = io.BytesIO()
+                np.lib.format.write_array_header_2_0(
+                    header, {"descr": "<f4", "fortran_order": False, "shape": (length,)}
+                )
+                archive.writestr(f"{key}.npy", header.getvalue())
+    folder = Path("pipes/MNIST/raw")
+    folder.mkdir(parents=True)
+    for name in ("train-images", "train-labels", "t10k-images", "t10k-labels"):
+        os.mkfifo(folder / f"{name}-idx{3 if 'images' in name else 1}-ubyte.gz")
+
 
 # What the matrix file holds, further options, what is said.
 INPUT: list[tuple[str, tuple[object, ...], str]] = [
@@ -77,6 +115,23 @@ INPUT: list[tuple[str, tuple[object, ...], str]] = [
     (HEAD + PAIR, ("--out", "newer"), "schema version 2"),
     (HEAD + PAIR, ("--out", "blocked"), "results folder"),
     (HEAD + PAIR, ("--fgsm",), "No such option"),
+    # FAULTS E: bounded before they are expanded.
+    (HEAD + PAIR + f"eps = {'9' * 5000}\n", (), "not valid TOML"),
+    (HEAD + f"network = {'[' * 50_000}{']' * 50_000}\n" + PAIR, (), "nested too deeply"),
+    (HEAD + "seeds = [" + ",".join(map(str, range(10**5))) + "]\n" + PAIR, (), "more than 20000"),
+    (HEAD + PAIR + SWEEPS, (), "more than 20000 cells"),
+    (HEAD + PAIR + BUDGETS, (), "more than 20000 cells"),
+    (HEAD + WEIGHTS, (), "null byte"),
+    (HEAD + PAIR, ("--matrix", "a\0b.toml"), "null byte"),
+    (HEAD + PAIR, ("--out", "a\0b"), "null byte"),
+    (HEAD + PAIR, ("--out", "caf\udce9"), "its name must be UTF-8"),
+    (HEAD + PAIR, ("--dataset", "tera.npz"), "claims 4000000000000 bytes and holds 128"),
+    (HEAD + PAIR, ("--dataset", "huge.npz"), "and holds 128"),
+    (HEAD + PAIR, ("--dataset", "npy.npz"), "cannot be read as .npz"),
+    (HEAD + PAIR, ("--dataset", "label.npz"), "the label 1000000000: at most 100000"),
+    (HEAD + PAIR, ("--dataset", "wraps.npz"), f"the label {2**63 + 5}"),
+    (HEAD + PAIR, ("--dataset", "one.npz"), "names class 0 alone"),  # C9
+    (HEAD + PAIR, ("--dataset", "mnist", "--data-dir", "pipes"), "is no file"),
 ]
 AGAIN = """
 import bench
@@ -87,7 +142,7 @@ class Again(bench.Attack):
 """
 
 
-@pytest.mark.parametrize(("matrix", "args", "message"), INPUT)
+@pytest.mark.parametrize(("matrix", "args", "message"), INPUT, ids=[said for *_, said in INPUT])
 def test_bad_input_is_one_message_and_status_2(
     matrix, args, message, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command
 ) -> None:
@@ -100,6 +155,7 @@ def test_bad_input_is_one_message_and_status_2(
     write_json(Path("newer/plan.json"), {"schema": 2})
     Path("blocked").mkdir()
     Path("blocked/cells").write_text("not a folder")
+    hostile_arrays()
     done = command("run", "--matrix", "m.toml", "--offline", "--cache-dir", "cache", *args)
     assert done.exit_code == 2, done.output
     assert message in done.output
@@ -345,6 +401,19 @@ def test_an_earlier_probe_does_not_speak_for_one_that_failed(
     assert all(row["accuracy"] is None for row in read_json(copy / "results.json"))
 
 
+@pytest.mark.parametrize("fresh", [(), ("--fresh",)])
+def test_a_model_that_could_not_be_asked_again_is_asked_anew(
+    fresh, copy, finished, small, command
+) -> None:
+    path = first(copy, "rechecks/*.json")
+    reason = "timed out after 1 s" if not fresh else None
+    edit("rechecks/*.json", lambda document: document.update(differing={"none": 7}, reason=reason))(
+        copy
+    )
+    assert command("run", *options(small), "--out", copy, *fresh).exit_code == 0
+    assert path.read_bytes() == (finished / "rechecks" / path.name).read_bytes()
+
+
 @pytest.mark.process
 def test_a_worker_that_cannot_start_is_a_failure_and_no_hang(tmp_path: Path) -> None:
     (tmp_path / "m.toml").write_text(HEAD + PAIR)
@@ -382,6 +451,64 @@ METHODS = [
     ("access", "return 'magic'", "Odd.access: ValueError: one of gradients"),
     ("targets", "raise RuntimeError('none')", "Odd.targets: RuntimeError: none"),
 ]
+
+WHOLE = {
+    # Of a data set and a network: FAULTS C7.
+    "load raises": ("load", "raise SystemExit(3)", "Data.load: SystemExit: 3"),
+    "load returns": ("load", "return 5", "Data.load: TypeError: a bench.Dataset is expected"),
+    "build raises": ("build", "raise RuntimeError('no net')", "RuntimeError: no net"),
+    "plain": ("plain", "raise RuntimeError('not plain')", "not plain"),
+}
+OWN = """
+import bench
+from dataclasses import dataclass
+
+
+@bench.dataset("odd-data-{number}")
+@dataclass(frozen=True)
+class Data(bench.DataSource):
+    network = "mlp"
+    recipe = "smoke"
+
+    def load(self, settings):
+        {load}
+
+
+@bench.network("odd-net-{number}")
+@dataclass(frozen=True)
+class Net(bench.Network):
+    def build(self, info):
+        {build}
+
+
+@bench.defense("odd-defense-{number}")
+@dataclass(frozen=True)
+class Odd(bench.Defense):
+    def plain(self):
+        {plain}
+"""
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_data_set_or_a_network_that_fails_is_one_message(
+    name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command
+) -> None:
+    """FAULTS C7."""
+    monkeypatch.chdir(tmp_path)
+    method, does, said = WHOLE[name]
+    number = list(WHOLE).index(name)
+    ways = {"load": "return None", "build": "return None", "plain": "return self", method: does}
+    Path("odd.py").write_text(OWN.format(number=number, **ways))
+    panel = '[[defense]]\nname = "undefended"\n[[panel]]\nnorm = "linf"\nbudgets = [0.1]\n'
+    Path("m.toml").write_text(f'{HEAD}[[defense]]\nname = "odd-defense-{number}"\n{panel}')
+    chosen = {
+        "load": ("--dataset", f"odd-data-{number}"),
+        "build": ("--network", f"odd-net-{number}"),
+    }
+    args = chosen.get(method, ())
+    done = command("run", "--matrix", "m.toml", "--plugin", "odd.py", "--cache-dir", "cache", *args)
+    assert done.exit_code == 2, done.output
+    assert said in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize(("method", "does", "said"), METHODS)
@@ -433,15 +560,70 @@ def test_an_out_folder_of_ones_own_is_left_alone(
 
 def test_publish_replaces_a_folder_as_a_whole_or_not_at_all(copy, tmp_path, command) -> None:
     to = tmp_path / "published"
-    assert command("publish", copy, "--to", to).exit_code == 0
+    publish = ("publish", copy, "--to", to, "--again", "0", "--again-fits", "0")
+    assert command(*publish).exit_code == 0
     old = evidence(to)
     (to / "copy" / "left.json").write_text("of another report")
     for name in ("results.json", "verdicts.json", "environment.json", "leaderboard.md"):
         with pytest.MonkeyPatch.context() as patch:
             fill_disk(patch, name)
-            assert command("publish", copy, "--to", to).exit_code == 2
+            assert command(*publish).exit_code == 2
         assert evidence(to) == {**old, "copy/left.json": b"of another report"}
     (to / ".copy.killed.tmp").mkdir()
-    assert command("publish", copy, "--to", to).exit_code == 0
+    assert command(*publish).exit_code == 0
     assert evidence(to) == old
+    assert not list(to.glob(".*"))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+
+import bench.base.files as files
+from leaderboard.pages.publish import publish
+
+run, to, where = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+renames, rename, exchange = 0, Path.replace, files._exchange
+
+
+def replace(self, target):
+    global renames
+    renames += 1
+    if str(renames) == where:
+        os._exit(9)
+    return rename(self, target)
+
+
+def both(first, second):
+    if where == "before":
+        os._exit(9)
+    done = exchange(first, second)
+    if where == "after":
+        os._exit(9)
+    return done
+
+
+Path.replace, files._exchange = replace, both
+publish(run, to)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("where", ["1", "4", "before", "after"])
+def test_a_publish_that_is_killed_leaves_the_old_or_the_new(where, copy, tmp_path, command) -> None:
+    """FAULTS D3: ended at a rename, over an older one."""
+    to = tmp_path / "published"
+    publish = ("publish", copy, "--to", to, "--again", "0", "--again-fits", "0")
+    assert command(*publish).exit_code == 0
+    new = evidence(to / "copy")
+    (to / "copy" / "results.json").write_text("[]\n")
+    old = evidence(to / "copy")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(copy), str(to), where], check=False, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 9
+    assert evidence(to / "copy") == (new if where == "after" else old)
+    assert command(*publish).exit_code == 0
+    assert evidence(to / "copy") == new
     assert not list(to.glob(".*"))

@@ -1,7 +1,8 @@
 """The fault campaign: runs killed at random, and two runs over one cache. Run by ``make soak``.
 
 ``RETORT_SOAK_KILLS`` (200) SIGKILLs of the whole process group, ``RETORT_SOAK_RACES`` (20) races,
-``RETORT_SOAK_SEED`` (0) draws the moments.
+``RETORT_SOAK_MIXES`` (10) pairs over one cache, one of them with plugins that leave traces, both
+killed; ``RETORT_SOAK_SEED`` (0) draws the moments.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from pathlib import Path
 import pytest
 
 from bench.base.files import check, read_json, read_records, read_tensors
+from tests.bench.runner.test_isolation import LEAVES
 
+pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("RETORT_SOAK_KILLS", "200"))
 RACES = int(os.environ.get("RETORT_SOAK_RACES", "20"))
+MIXES = int(os.environ.get("RETORT_SOAK_MIXES", "10"))
 SEED = int(os.environ.get("RETORT_SOAK_SEED", "0"))
 MOMENTS = (0.5, 12.0)
 """Seconds after its start between which a run is killed."""
@@ -33,9 +37,9 @@ MOMENTS = (0.5, 12.0)
 SUFFIXES = {"records": ".parquet", "inputs": ".safetensors"}
 
 
-def start(out: Path, cache: Path) -> subprocess.Popen[bytes]:
+def start(out: Path, cache: Path, matrix: str = "smoke", *args: str) -> subprocess.Popen[bytes]:
     """Start a run in a process group of its own, its output in a file beside ``out``."""
-    command = [sys.executable, "-m", "bench", "run", "--matrix", "smoke", "--offline"]
+    command = [sys.executable, "-m", "bench", "run", "--matrix", matrix, "--offline", *args]
     command += ["--device", "cpu", "--workers", "2", "--out", str(out), "--cache-dir", str(cache)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with out.with_suffix(".log").open("ab") as log:
@@ -239,3 +243,61 @@ def learnt_once(cache: Path, outs: list[Path]) -> int:
                 assert path.stat().st_ino in inodes, f"{path.name} was learnt twice"
             assert path.stat().st_nlink in (1, 1 + len(outs))
     return len(stored)
+
+
+MATRIX = """
+[[defense]]
+name = "poisons"
+[[attack]]
+name = "leaves"
+how = ["dtype", "grad", "denormal", "sign", "hook", "device", "recursion", "zero", "data", "cache"]
+"""
+POISONS = '''
+
+
+@bench.defense("poisons")
+@dataclass(frozen=True)
+class Poisons(bench.Defense):
+    """Learns from data that it changes in place."""
+
+    def fit(self, model, train, context):
+        train.x.mul_(0.5)
+        context.train(model, train.x, train.y)
+'''
+
+
+def test_what_plugins_leave_and_kills_and_a_shared_cache_together_change_nothing(
+    undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    """Every node of ``smoke`` has the bytes of an undisturbed run, beside whatever is run."""
+    draw, kills, nodes, begun = random.Random(SEED), 0, 0, time.monotonic()
+    smoke = (ROOT / "bench" / "matrices" / "smoke.toml").read_text()
+    (tmp_path / "mixed.toml").write_text(f"{smoke}\n{MATRIX}".replace('"smoke"', '"mixed"', 1))
+    (tmp_path / "leaves.py").write_text(LEAVES + POISONS)
+    mixed = (str(tmp_path / "mixed.toml"), "--plugin", str(tmp_path / "leaves.py"))
+    for number in range(MIXES):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for attempt in range(4):  # killed thrice, then left to its end
+            plain = start(folder / "plain", folder / "cache")
+            both = (plain, start(folder / "mixed", folder / "cache", *mixed))
+            with reaped(*both):
+                if attempt < 3:
+                    time.sleep(draw.uniform(*MOMENTS))
+                    kills += sum(kill(process) for process in both)
+                else:
+                    assert [process.wait(timeout=600) for process in both] == [0, 1]
+        left = evidence(folder / "plain")
+        assert [name for name in undisturbed if left.get(name) != undisturbed[name]] == []
+        left = evidence(folder / "mixed")
+        shared = [
+            name for name in undisturbed if name.split("/")[0] in ("models", "probes", "cells")
+        ]
+        assert [name for name in shared if left.get(name) != undisturbed[name]] == []
+        nodes += 2 * len([name for name in shared if name.endswith(".json")])
+        shutil.rmtree(folder)
+    say(
+        f"\n{MIXES} pairs over one cache, one of each with ten attacks and a defense that leave "
+        f"traces, {kills} SIGKILLs: {nodes} nodes as the undisturbed run's, "
+        f"{time.monotonic() - begun:.0f} s"
+    )
