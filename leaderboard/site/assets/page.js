@@ -19,8 +19,9 @@
   tables.forEach((table, at) => { table.id ||= table.closest("[id]").id + "-t" + at; });
 
   const budget = (place) => {
-    const chosen = place.closest(".norm")?.querySelector(".budgets input:checked");
-    return chosen ? Number(chosen.className.slice(5)) : 0;
+    const norm = place.closest(".norm");
+    if (!norm) return 0;
+    return Number(norm.querySelector(".budgets input:checked")?.className.slice(5) || 0);
   };
   const row = (body) => body.querySelector("tr.b-" + budget(body)) || body.rows[0];
 
@@ -33,6 +34,7 @@
     if (told === "" || told === "–") return null;
     return cell.tagName === "TD" && !Number.isNaN(figure) ? figure : told;
   };
+  const collator = new Intl.Collator("en", { numeric: true });
   const first = new Map(tables.map((table) => [table, [...table.tBodies]]));
   const sort = (table) => {
     const [key, down] = (state.sort[table.id] || "").split(":");
@@ -48,7 +50,7 @@
       keyed.sort(([a], [b]) => {
         if (a === null || b === null) return (a === null) - (b === null);
         return sign * (typeof a === "number" && typeof b === "number"
-          ? a - b : String(a).localeCompare(String(b), "en", { numeric: true }));
+          ? a - b : collator.compare(String(a), String(b)));
       });
       bodies = keyed.map(([, body]) => body);
     }
@@ -173,7 +175,7 @@
       if (!head.dataset.key) continue;
       const inner = button("", () => {
         const was = state.sort[table.id] || "";
-        const key = head.dataset.key, number = first.get(table).some((body) => typeof value(body, head.cellIndex) === "number");
+        const key = head.dataset.key, number = first.get(table).slice(0, 9).some((body) => typeof value(body, head.cellIndex) === "number");
         const order = number ? [key + ":down", key] : [key, key + ":down"];
         const next = was === order[0] ? order[1] : was === order[1] ? undefined : order[0];
         if (next) state.sort[table.id] = next; else delete state.sort[table.id];
