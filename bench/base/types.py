@@ -96,15 +96,17 @@ USUAL = 28 * 28
 """Features of an input whose batches are as large as they may be."""
 
 
-def rows_at_once(shape: tuple[int, ...], most: int) -> int:
+def rows_at_once(shape: tuple[int, ...], most: int, size: int = 4) -> int:
     """Return how many inputs of ``shape`` go through a model at once: ``most`` of MNIST's size.
 
     Fewer of larger ones: what a network keeps for its gradient grows with them, and networks for
     them are larger too (ResNet-18 on 32 × 32 images keeps 6.7 MB a row). A sixteenth of ``most``
-    at least.
+    at least. ``size``: bytes of a number.
     """
     features = count_features(shape)
-    return most if features <= USUAL else max(1, most // 16, most * USUAL // (2 * features))
+    if features <= USUAL:
+        return most
+    return max(1, most // 16, 2 * most * USUAL // (features * size))
 
 
 @dataclass(frozen=True)

@@ -147,9 +147,7 @@ def _gradients(
 def _chunked(
     measure: Callable[[nn.Module, Tensor, Tensor], Tensor], model: nn.Module, split: Split
 ) -> Tensor:
-    rows = rows_at_once(split.stored.shape[1:], CHUNK)
-    if rows < CHUNK and isinstance(model, View):
-        rows = max(1, rows // 2)  # of numbers of twice the size
+    rows = rows_at_once(split.stored.shape[1:], CHUNK, 8 if isinstance(model, View) else 4)
     return torch.cat([measure(model, part.x, part.y) for part in split.parts(rows)])
 
 

@@ -279,7 +279,7 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[Tenso
     A batch whose backward pass raises is asked again row by row: one row may spoil the others'.
     """
     logits, gradients = [], []
-    size = rows_at_once(x.shape[1:], CHUNK)
+    size = rows_at_once(x.shape[1:], CHUNK, x.element_size())
     for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
         try:
             found = [_pull(model, rows, labels, seed)]

@@ -203,8 +203,13 @@ def test_a_plan_that_must_train_without_training_data_names_the_defense() -> Non
     assert len(data.train) == 0
     with pytest.raises(UserError, match=r"'label_smoothing' has to be trained and .*'test' has no"):
         prepare({**table, "defense": [own, "label_smoothing"], "attack": ["fgsm"]}, RunOptions())
+    panel = {"panel": [{"norm": "linf", "budgets": ["8/255"]}]}
     with pytest.raises(UserError, match=r"'undefended' has to be trained"):
-        prepare({**table, "panel": [{"norm": "linf", "budgets": ["8/255"]}]}, RunOptions())
+        prepare({**table, **panel, "reference": "undefended"}, RunOptions())
+    plan, _, _ = prepare(
+        {**table, **panel}, RunOptions()
+    )  # no reference was asked for: there is none
+    assert {node.document["defense"]["name"] for node in plan.of("fit")} == {"checkpoint"}
 
 
 @pytest.mark.process

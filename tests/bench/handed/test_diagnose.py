@@ -158,7 +158,7 @@ def test_it_is_said_in_python_with_the_flag(net: nn.Module, test) -> None:
         UserWarning, match=r"handed-over: .*normalisation by \S+ is .*when that is undone"
     ):
         table = bench.evaluate(wrong, *test, ["fgsm"], sources=20)
-    assert "handed-over" in [flag["id"] for flag in table.loc[0, "flags"]]
+    assert "handed-over" in [flag["id"] for flag in table.loc[0, "flagged"]]
     guess = nn.Sequential(nn.Flatten(), nn.Linear(432, CLASSES))
     with pytest.warns(UserWarning, match=r"its author states 100.0%; no usual cause explains it"):
         bench.evaluate(guess, *test, ["fgsm"], sources=20, expect_accuracy=1.0)

@@ -93,6 +93,8 @@ def test_predict_queries_in_fixed_batches() -> None:
 def test_fewer_large_inputs_go_through_a_model_at_once() -> None:
     assert rows_at_once((1, 28, 28), 512) == rows_at_once((30,), 512) == 512
     assert rows_at_once((3, 32, 32), 512) == 65
+    assert rows_at_once((3, 32, 32), 512, 8) == 32
+    assert rows_at_once((1, 28, 28), 512, 8) == 512
     assert rows_at_once((3, 32, 32), ODD_BATCH) == 24  # still a size at which nobody else asks
     assert rows_at_once((3, 224, 224), 512) == 32
     assert rows_at_once((3, 224, 224), 2) == 1
