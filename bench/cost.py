@@ -34,6 +34,12 @@ TRIED = 2
 TOGETHER = 32
 """Rows of a timed pass; about as many cost an attack's own steps what a few do."""
 
+CALLED = (
+    "if called for: where a gradient is not that of the answers, or the round before still broke "
+    "something; not in the sum"
+)
+"""What is said of attacks that may never run."""
+
 AROUND = 20_000
 """Rows that a model is asked beside its attacks, by probes, suspicion and once more at the end."""
 
@@ -62,6 +68,7 @@ class Line:
     """One attack of the plan: how often it runs, where everything falls and where all stands.
 
     ``models``: cells of it on the models in question; ``plain``: on the others, as the reference.
+    ``called``: it runs only where what came before calls for it, and is in no sum.
     """
 
     attack: str
@@ -69,6 +76,7 @@ class Line:
     plain: int
     falls: Passes
     stands: Passes
+    called: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class Cost:
 
     def total(self, sources: int) -> tuple[float, float]:
         """Return the seconds of it all: where the models fall, and where they stand."""
-        both = [self.of(line, sources) for line in self.lines]
+        both = [self.of(line, sources) for line in self.lines if not line.called]
         low, high = (sum(pair[end] for pair in both) for end in (0, 1))
         return low + self.around(), high + self.around()
 
@@ -155,7 +163,9 @@ def cost(ready: Prepared) -> Cost:
         name = _name(node)
         if name not in known:
             known[name] = (_tried(node, info, falls=True), _tried(node, info, falls=False))
-        line = found.setdefault(name, Line(name, 0, 0, *known[name]))
+        closes = node.closes
+        called = node.follows is not None or (closes is not None and closes.since is not None)
+        line = found.setdefault(name, Line(name, 0, 0, *known[name], called))
         own = node.needs["model"] in asked
         found[name] = replace(line, models=line.models + own, plain=line.plain + (not own))
     forward, backward = _timed(ready)
@@ -277,7 +287,7 @@ def cost_table(told: Cost, sources: int) -> tuple[pd.DataFrame, list[str]]:
     """Return a line an attack, and what the whole takes and what interval it buys, in words."""
     rows = [
         {
-            "attack": line.attack,
+            "attack": f"{line.attack}, if called for" if line.called else line.attack,
             "cells": line.models + line.plain,
             "passes a source": f"{line.falls.passes:,.0f} to {line.stands.passes:,.0f}",
             "time": f"{duration(low)} to {duration(high)}",
@@ -294,6 +304,7 @@ def cost_table(told: Cost, sources: int) -> tuple[pd.DataFrame, list[str]]:
     words = [
         f"one row of the model: {passes}; {told.workers} at a time",
         f"{sources} sources: {range_} ({duration(told.around())} of it without an attack)",
+        CALLED,
         f"at 50 % a worst case is then known to {100 * half[0]:.0f} to {100 * half[1]:.0f} %",
     ]
     if told.trains:

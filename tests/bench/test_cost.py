@@ -1,5 +1,7 @@
 """What a verdict takes, told before: durations, passes, networks that fall or stand."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,12 +34,14 @@ def test_passes_are_counted_both_ways() -> None:
 
 def test_the_whole_is_the_sum_of_its_cells_shared_by_the_workers() -> None:
     line = Line("a", models=3, plain=1, falls=Passes(10, 0, 0), stands=Passes(100, 50, 0))
-    told = Cost([line], forward=0.01, backward=0.02, workers=2, fixed=200, trains=1)
+    again = replace(line, called=True)
+    told = Cost([line, again], forward=0.01, backward=0.02, workers=2, fixed=200, trains=1)
     low, high = told.total(10)
     assert low == pytest.approx((4 * 10 * 10 * 0.01 + 200 * 0.01) / 2)
     assert high == pytest.approx((10 * 10 * 0.01 + 3 * 10 * (1 + 1) + 200 * 0.01) / 2)
     frame, words = cost_table(told, 10)
-    assert frame["passes a source"].tolist() == ["10 to 150"]
+    assert frame["passes a source"].tolist() == ["10 to 150"] * 2
+    assert frame["attack"].tolist() == ["a", "a, if called for"]
     assert any("1 networks are trained" in word for word in words)
 
 

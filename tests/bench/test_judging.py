@@ -158,7 +158,7 @@ def test_a_dry_run_prints_the_matrix_and_what_it_takes(
     assert "apgd dlr" in done.output
     text = done.output[done.output.index('name = "judge-digits-cnn"') :]
     matrix = tomllib.loads(text)
-    assert matrix["reference"] == {"name": "none"}
+    assert matrix["reference"] == "none"
     assert matrix["defense"][0]["weights"] == ["../undefended.pt"]
     assert not (trained / "dry").exists()
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_what_is_no_module_or_cannot_be_pickled_is_refused(
 
 @pytest.mark.process
 def test_a_class_of_a_notebook_travels_with_its_module(tmp_path: Path) -> None:
-    names: dict[str, type] = {}
+    names: dict[str, Any] = {"__name__": "__main__"}
     source = (
         "from torch import nn\n"
         "class Local(nn.Module):\n"
@@ -132,7 +133,7 @@ def test_a_class_of_a_notebook_travels_with_its_module(tmp_path: Path) -> None:
         "    def forward(self, x):\n"
         "        return self.layer(x)\n"
     )
-    exec(source, {"__name__": "__main__"}, names)
+    exec(source, names)
     model = names["Local"]()
     path = tmp_path / "m.pkl"
     path.write_bytes(pickled(model))
