@@ -17,6 +17,9 @@ from bench.evidence.finished_run import FinishedRun
 from bench.evidence.folder import RunFolder
 from bench.plan.panel import Entry
 
+IDLE = {"no-op": "changed nothing", "spent": "was stopped before its end"}
+"""Flags on a cell that did not do its work, in words."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -134,5 +137,6 @@ class Trial:
             return None
         if self.row["status"] != "done":
             return f"{self.label} {self.row['status']}: {self.row['reason']}"
-        no_op = any(flag["id"] == "no-op" for flag in self.row["flags"])
-        return f"{self.label} changed nothing" if no_op else None
+        raised = {flag["id"] for flag in self.row["flags"]}
+        found = [words for flag, words in IDLE.items() if flag in raised]
+        return f"{self.label} {found[0]}" if found else None

@@ -28,7 +28,7 @@ from bench.measure.query import (
     lead,
 )
 from bench.measure.watch import SpentError, Watch
-from bench.plugins.contracts import Attack, AttackContext, Perturbation
+from bench.plugins.contracts import SPENT, Attack, AttackContext, Perturbation
 
 NO_TARGET = -1
 
@@ -233,7 +233,7 @@ def _perturb(
     try:
         result = attack.perturb(model, x.clone(), y.clone(), target, context)
     except SpentError:
-        return Perturbation(x, stop_reason=["max-passes"] * len(x))
+        return Perturbation(x, stop_reason=[SPENT] * len(x))
     if not isinstance(result, Perturbation):
         raise ContractError(
             f"perturb must return a bench.Perturbation, got {type(result).__name__}"

@@ -94,6 +94,10 @@ NOT_SUBMITTED = "not_submitted"
 """The stop reason of a row that nothing was tried on: its clean input is returned."""
 
 
+SPENT = "max-passes"
+"""The stop reason of a row whose attack the runner stopped: it may cost no more passes."""
+
+
 @dataclass(frozen=True)
 class Perturbation:
     """What an attack returns; the runner believes none of it and measures again.

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.base.rows import ModelRow, RecheckRow, SuspicionRow
 from bench.base.types import Document, Flag, Measured, Severity, Suspicions, ThreatModel
-from bench.plugins.contracts import NOT_SUBMITTED
+from bench.plugins.contracts import NOT_SUBMITTED, SPENT
 from bench.suspicion.difference import LEAST, ROWS
 
 FEW_SOURCES = 60
@@ -49,6 +49,7 @@ def cell_flags(
         _invalid(summary),
         _no_op(summary, threat),
         _not_submitted(summary),
+        _spent(summary),
         _differing(differing),
         _seen(summary, seen),
         _chance(probe, classes),
@@ -114,6 +115,17 @@ def _not_submitted(summary: Document) -> Flag | None:
         f"{count} of {attempts} attempts have no submitted input and count as failures",
         "submit an input for every attempt (sample_ids are indices in the test split), or read "
         "the success rate as a lower bound",
+    )  # fmt: skip
+
+
+def _spent(summary: Document) -> Flag | None:
+    count, attempts = (summary["stop_reasons"] or {}).get(SPENT, 0), summary["attempts"]
+    if not count or count / attempts <= NO_OP_SHARE:
+        return None
+    return Flag(
+        "spent", "warning", count / attempts, NO_OP_SHARE,
+        f"{count} of {attempts} attempts were stopped at the passes that an attempt may cost",
+        "allow more (--max-passes): an attack that was stopped says nothing of what it would do",
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from leaderboard.tables.numbers import UNDEFINED, given, number, percent
 PLACES = "0123456789abcdefghijklmnopqrstuvwxyz"
 """How ``sources.json`` writes the place of a budget."""
 
-KINDS = {"worst": "all attacks", "naive": "naive attack", "plain": "undefended, all attacks"}
+KINDS = {"worst": "all attacks", "naive": "naive attack", "plain": "the reference, all attacks"}
 """The lines of a security curve."""
 
 

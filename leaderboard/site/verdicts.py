@@ -117,7 +117,7 @@ def _norm(results: Results, table: VerdictTable) -> NormTable:
         norm=table.norm_name,
         budgets=words,
         chosen=chosen,
-        powerless=table.powerless,
+        powerless=table.powerless and table.compared,
         sentence=sentence(table),
         subjects=sorted(subjects, key=lambda one: _place(one, chosen)),  # stable: sweeps ascend
     )

@@ -105,4 +105,8 @@ def test_an_attack_that_has_spent_its_passes_is_no_evidence(tmp_path: Path) -> N
         assert row["stop_reasons"] == {"max-passes": row["attempts"]}
         # The query that goes beyond the limit is made; two rows looked whether the model answers.
         assert (row["forwards"] or 0) + (row["backwards"] or 0) <= 4 * row["attempts"] + 2
-    assert verdict(found, "slow")["verdict"] == "inconclusive"
+        assert "spent" in {flag["id"] for flag in row["flags"]}
+    judged = verdict(found, "slow")
+    assert judged["verdict"] == "inconclusive"
+    (incomplete,) = (flag for flag in judged["flags"] if flag["id"] == "panel-incomplete")
+    assert "was stopped before its end" in incomplete["evidence"]
