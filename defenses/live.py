@@ -20,6 +20,7 @@ class Live(Defense):
 
     ``modules``: pickles in the results folder, read only by who made them or vouches for them;
     ``identity``: of each, a hash of code, structure and weights, which a pickle's bytes are not.
+    ``expect_accuracy``: what their author says of clean accuracy, a fraction.
     """
 
     whole: ClassVar[tuple[str, ...]] = ("modules", "identity")

@@ -238,6 +238,10 @@ def test_the_security_rules_of_the_linter_stay_on() -> None:
     assert [rule for rule in lint["ignore"] if re.fullmatch(r"S\d*", rule)] == ["S101"]
 
 
+UNPICKLE = ROOT / "bench" / "plugins" / "unpickle.py"
+"""The one door for pickles: it reads those alone whose SHA-256 its user trusts (test_live.py)."""
+
+
 def test_nothing_is_pickled_evaluated_or_run_by_a_shell() -> None:
     forbidden = {"pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "subprocess"}
     for package in ("attacks", "bench", "defenses", "leaderboard"):
@@ -245,6 +249,8 @@ def test_nothing_is_pickled_evaluated_or_run_by_a_shell() -> None:
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import | ast.ImportFrom):
                     names = [alias.name for alias in node.names] + [getattr(node, "module", "")]
+                    if path == UNPICKLE and names == ["cloudpickle", ""]:
+                        continue
                     assert not {name.partition(".")[0] for name in names if name} & forbidden, path
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     assert node.func.id not in {"eval", "exec", "compile"}, path

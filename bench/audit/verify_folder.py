@@ -16,11 +16,13 @@ from bench.audit.repeat import Choice, Repeated
 from bench.audit.verify_rows import Difference, Mode
 from bench.base.files import file_hash, read_json
 from bench.base.fingerprint import digest
+from bench.base.places import named
 from bench.base.rows import Results
-from bench.base.types import DamagedError, Document
+from bench.base.types import DamagedError, Document, UserError
 from bench.evidence.finished_run import FinishedRun
 from bench.evidence.folder import BESIDE, RunFolder
 from bench.plan.graph import Node, node_id
+from bench.plan.matrix import load_matrix
 from bench.plugins.data import Dataset
 from bench.runner.worker import reason_of
 
@@ -33,7 +35,7 @@ Draw = Callable[[Results, Document, "tuple[RunFolder, Dataset] | None", Path], o
 FIGURES = ("*.pdf", "*.png")
 
 APART = ("plan.json", "environment.json", "results-key.json", "timings.json", "claim.json",
-         "audit.json", "workers.log", ".lock")  # fmt: skip
+         "audit.json", "judge.toml", "workers.log", ".lock")  # fmt: skip
 """What lies at the top of a run's folder, or of a published one, beside its results and pages."""
 
 NODE = re.compile(r"[0-9a-f]{16}")
@@ -97,7 +99,22 @@ def check_folder(run: FinishedRun, pages: Pages, found: Verification) -> None:
                 found.add("results-key.json", f"SHA-256 of {name}", noted[name], made)
     except (DamagedError, KeyError, TypeError) as error:
         found.add("results-key.json", "document", "unreadable", reason_of(error))
+    _check_question(run, found)
     _check_foreign(run, check_pages(run, pages, found), found)
+
+
+def _check_question(run: FinishedRun, found: Verification) -> None:
+    """Hold the matrix that ``judge`` wrote beside its results against the one that was run."""
+    path = run.folder.top("judge.toml")
+    if not path.exists():
+        return
+    try:
+        stored = load_matrix(path)
+    except UserError as error:
+        found.add("judge.toml", "matrix", f"unreadable: {error}", "plan.json")
+        return
+    if stored.model_dump(mode="json") != run.plan.matrix.model_dump(mode="json"):
+        found.add("judge.toml", "matrix", "judge.toml", "plan.json")
 
 
 def check_pages(run: FinishedRun, pages: Pages, found: Verification) -> Iterable[str]:
@@ -179,6 +196,7 @@ def _check_foreign(run: FinishedRun, pages: Iterable[str], found: Verification) 
     folder = run.folder
     known = {*APART, *Results.FILES, *Results.FURTHER, *pages}
     planned = {node.id for node in run.plan.nodes}
+    given = set(named([node.document for node in run.plan.nodes]))
     below = dict(zip(("fit", "probe", "cell"), folder.folders()[1:4], strict=True))
     suffixes = {
         path: {".json", *BESIDE[kind].values()}  # type: ignore[index]
@@ -189,7 +207,11 @@ def _check_foreign(run: FinishedRun, pages: Iterable[str], found: Verification) 
         place = path.relative_to(folder.root)
         if path.is_dir() and not path.is_symlink():
             continue
-        own = str(place) in known or any(place.match(f"figures/{kind}") for kind in FIGURES)
+        own = (
+            str(place) in known
+            or path in given
+            or any(place.match(f"figures/{kind}") for kind in FIGURES)
+        )
         if path.is_symlink() and path.parent != folder.root:
             own = False
         elif path.suffix in suffixes.get(path.parent, ()) and NODE.fullmatch(path.stem):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 _base: list[Path] = []
 
@@ -22,3 +24,19 @@ def placed(path: str | Path) -> Path:
     """Return ``path`` as a file that can be opened from wherever this process stands."""
     # Without its "..", which would want folders on the way to exist before the run makes them.
     return Path(os.path.normpath(base() / path))
+
+
+def named(document: Any) -> Iterator[Path]:
+    """Yield what lies at the relative paths that a JSON ``document`` names, as in a plan's nodes.
+
+    A path may be followed by a colon and a name of something inside of the file.
+    """
+    if isinstance(document, Mapping):
+        document = list(document.values())
+    if isinstance(document, list):
+        for item in document:
+            yield from named(item)
+    elif isinstance(document, str) and {".", "/"} & set(document):
+        path = document.partition(":")[0]
+        if path and not Path(path).is_absolute() and placed(path).exists():
+            yield placed(path)

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import filelock
 
 from bench.base.files import STALE, check, locked, read_json, sweep, write_json
 from bench.base.fingerprint import digest
+from bench.base.places import base, named
 from bench.base.text import cut, one_line
 from bench.base.types import DamagedError, Document, Outcome, UnwritableError, UserError
 from bench.evidence.folder import SCHEMA, RunFolder
@@ -73,8 +73,9 @@ def execute(
             _check_kept(plan, folder)
         folder.sweep()
         sweep(settings.cache / "fits", STALE)
-        base = os.path.relpath(settings.base or Path.cwd(), folder.root)
-        write_json(folder.top("plan.json"), {"schema": SCHEMA, "base": base, **plan.document()})
+        write_json(
+            folder.top("plan.json"), {"schema": SCHEMA, **_base(plan, folder), **plan.document()}
+        )
         progress = Progress()
         standing = Standing(folder, data)
         keys = Keys(data, settings.device_class, progress.weights, standing)
@@ -100,6 +101,13 @@ def _check_kept(plan: Plan, folder: RunFolder) -> None:
             f"results folder {folder.root} holds a run of another {plan.matrix.name!r} ({told}): "
             "choose another --out, or say --replace"
         )
+
+
+def _base(plan: Plan, folder: RunFolder) -> Document:
+    """Return where relative paths start, as seen from ``folder``; nothing where none is named."""
+    if next(named([node.document for node in plan.nodes]), None) is None:
+        return {}
+    return {"base": os.path.relpath(base(), folder.root)}
 
 
 @contextmanager
