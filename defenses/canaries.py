@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import bench
 from bench.plugins.contracts import BuildContext, Defense
+from defenses.broken.base import StraightThrough
 from defenses.crafting import check_positive
 from defenses.undefended import Undefended
 
@@ -355,19 +356,6 @@ class Quantise(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Round."""
         return (values / self.step).round() * self.step
-
-
-class StraightThrough(nn.Module):
-    """What ``inner`` answers, with the derivative of the identity (Bengio et al. 2013)."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Apply ``inner``, and pass the gradient by."""
-        answer: Tensor = self.inner(values)
-        return values + (answer - values).detach()
 
 
 class Noise(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +14,7 @@ from bench.plugins.contracts import BuildContext, Defense, FitContext
 from bench.plugins.data import Split
 from bench.suspicion.average import LEAST_DRAWS
 from defenses.crafting import check_positive, check_steps
+from defenses.votes import mean_answer
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ class Smoothed(nn.Module):
         """Return log-probabilities (batch, classes); noise from torch's global generator."""
         copies = x.repeat_interleave(self.draws, dim=0)
         logits = self.network(copies + self.sigma * torch.randn_like(copies))
-        found = logits.log_softmax(dim=1).view(len(x), self.draws, -1)
-        mean: Tensor = found.logsumexp(dim=1) - math.log(self.draws)
-        return mean
+        return mean_answer(logits.view(len(x), self.draws, -1).transpose(0, 1))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The museum: each mechanism does what its paper says, and each way round has a gradient."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from bench.base.types import DataInfo, Spec, UserError
 from bench.conformance import tiny_data
 from bench.plugins import registry
-from bench.plugins.contracts import AttackContext, BuildContext
+from bench.plugins.contracts import AttackContext, BuildContext, FitContext
+from bench.plugins.recipes import Objective, Recipe
+from bench.training.fit import fit
 from bench.training.networks import DigitsCnn
 from defenses.broken import INDEX
 from defenses.broken.activations.k_winners import KWinners
@@ -30,6 +33,7 @@ from defenses.randomised_smoothing import RandomisedSmoothing, Smoothed, certifi
 from defenses.undefended import Undefended
 
 NAMES = sorted(set(INDEX) - {"adaptive"})
+RECIPE = Recipe(epochs=25, batch_size=24, optimizer="adam", lr=5e-3)
 INFO = DataInfo("images", (1, 8, 8), 10, (0.3,), (0.2,))
 
 
@@ -90,22 +94,18 @@ def test_the_way_round_answers_as_the_defense_does(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_broken_defense_learns_what_it_is_trained_on(name: str) -> None:
     """A whole fit on a tiny set: finite weights, better than chance."""
-    from bench.plugins.recipes import Recipe
-    from bench.training.fit import fit
-
     data = tiny_data()
     defense = registry.DEFENSES.make(Spec(name, {}))
     network = DigitsCnn(width=8, dense=16)
-    recipe = Recipe(epochs=25, batch_size=24, optimizer="adam", lr=5e-3)
     fitted = {
-        role: fit(Undefended(), network, data, recipe, 0, {}, registry.ATTACKS.make)
+        role: fit(Undefended(), network, data, RECIPE, 0, {}, registry.ATTACKS.make)
         for role in defense.requires()
     }
     if name == "ensemble_diversity":
         with pytest.raises(ValueError, match="3 members need more than 3 classes"):
-            fit(defense, network, data, recipe, 0, fitted, registry.ATTACKS.make)
+            fit(defense, network, data, RECIPE, 0, fitted, registry.ATTACKS.make)
         defense = registry.DEFENSES.make(Spec(name, {"members": 2}))
-    model = fit(defense, network, data, recipe, 0, fitted, registry.ATTACKS.make)
+    model = fit(defense, network, data, RECIPE, 0, fitted, registry.ATTACKS.make)
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
     right = (model(data.test.x).argmax(dim=1) == data.test.y).float().mean()
     assert right > 0.6
@@ -282,14 +282,25 @@ def test_pruning_keeps_the_mean() -> None:
     assert not Prune(1.0)(torch.zeros(1, 5)).any()
 
 
-def test_the_penalty_of_a_saturating_network_is_nothing_where_units_are_flat() -> None:
+def test_a_saturating_network_pays_for_units_that_are_not_flat() -> None:
     assert Bounded()(torch.tensor([-1.0, 0.25, 2.0])).tolist() == [0, 0.25, 1]
-    _, model = built("saturating_network")
-    defense = SaturatingNetwork()
-    x = images().requires_grad_()
-    defense.way_round(model)(x).sum().backward()
-    assert x.grad is not None
-    assert x.grad.abs().sum() > 0
+    asked: dict[str, Any] = {}
+
+    def train(model: nn.Module, x: Tensor, y: Tensor, *, objective: Objective) -> None:
+        asked["objective"] = objective
+
+    data = tiny_data()
+    generator = torch.Generator().manual_seed(0)
+    context = FitContext(
+        data.info, {}, data.validation, RECIPE, generator, train, registry.ATTACKS.make
+    )
+    SaturatingNetwork(weight=2.0).fit(nn.Identity(), data.train, context)
+    model = nn.Sequential(Bounded())  # its units see the input itself
+    x, y = torch.tensor([[-3.0, 0.25], [0.9, 1.5]]), torch.tensor([0, 1])
+    plain = nn.functional.cross_entropy(model(x), y)
+    penalty = 2.0 * (0 + 0.25 + 0.1 + 0) / 4
+    assert float(asked["objective"](model, x, y)) == pytest.approx(float(plain) + penalty)
+    assert not model[0]._forward_pre_hooks  # nothing is left on the network
 
 
 def test_straight_through_answers_one_function_with_the_slope_of_another() -> None:
@@ -328,12 +339,15 @@ def test_diversity_is_largest_where_wrong_answers_are_orthogonal() -> None:
 
 def test_steps_pass_gradients_only_while_they_learn() -> None:
     x = torch.tensor([0.3, 0.9], requires_grad=True)
-    assert Steps(1).eval()(x).tolist() == [0, 1]
-    with pytest.raises(RuntimeError):  # constants, or zero: nothing to differentiate
-        Steps(1).eval()(x).detach().sum().backward()
-    Steps(1).train()(x).sum().backward()
-    assert x.grad is not None
-    assert x.grad.tolist() == [1, 1]
+    deployed = Steps(1).eval()(x)
+    assert deployed.tolist() == [0, 1]
+    (gradient,) = torch.autograd.grad(deployed.sum(), x)
+    assert gradient.tolist() == [0, 0]
+    for passing in (Steps(1).train(), Steps(1, deployed=False).eval()):
+        answer = passing(x)
+        assert answer.tolist() == [0, 1]
+        (gradient,) = torch.autograd.grad(answer.sum(), x)
+        assert gradient.tolist() == [1, 1]
 
 
 def test_code_words_are_orthogonal_and_decode_themselves() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 from bench.plugins.contracts import BuildContext, FitContext
 from bench.plugins.data import Split
 from defenses.broken.base import Broken
+from defenses.votes import mean_answer
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,7 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return log-probabilities."""
-        found = torch.stack([member(x).log_softmax(dim=1) for member in self.members])
-        mean: Tensor = found.logsumexp(dim=0) - math.log(len(self.members))
-        return mean
+        return mean_answer(torch.stack([member(x) for member in self.members]))
 
 
 def mean_entropy(logits: Tensor) -> Tensor:

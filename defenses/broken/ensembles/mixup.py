@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ from bench.plugins.contracts import BuildContext, FitContext
 from bench.plugins.data import Split
 from bench.suspicion.average import Average
 from defenses.broken.base import Broken
+from defenses.votes import mean_answer
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,6 @@ class Mixture(nn.Module):
         weights += weights.sum(dim=1, keepdim=True) == 0
         chosen = torch.multinomial(weights, self.draws, replacement=True)
         found = [
-            self.network(self.share * x + (1 - self.share) * self.images[rows]).log_softmax(dim=1)
-            for rows in chosen.T
+            self.network(self.share * x + (1 - self.share) * self.images[rows]) for rows in chosen.T
         ]
-        mean: Tensor = torch.stack(found).logsumexp(dim=0) - math.log(self.draws)
-        return mean
+        return mean_answer(torch.stack(found))

@@ -11,6 +11,7 @@ from bench.base.types import UserError
 from bench.plugins.contracts import BuildContext
 from defenses.broken.base import Broken, StraightThrough
 from defenses.broken.inputs.transformation import Lossy, reduce_depth
+from defenses.votes import mean_answer
 
 
 @dataclass(frozen=True)
@@ -78,4 +79,4 @@ class Vote(nn.Module):
             logits: Tensor = self.network(x)
             return logits
         copies = [x, *(squeezer(x) for squeezer in self.squeezers)]
-        return torch.stack([self.network(copy).softmax(dim=1) for copy in copies]).mean(dim=0).log()
+        return mean_answer(torch.stack([self.network(copy) for copy in copies]))
