@@ -90,9 +90,12 @@ def checkpoint(builder: str | None, weights: Sequence[str], form: Mapping[str, A
 def travelling(path: str, folder: Path) -> str:
     """Return ``path``, which starts here, as it is written in a matrix that lies in ``folder``.
 
-    Relative where both lie below the current folder, so that they can be moved together.
+    Relative where both lie below the current folder, so that they can be moved together. Raises
+    UserError, with the path as it was given, where nothing is there.
     """
     here, target = Path.cwd(), Path(path).absolute()
+    if not target.exists():
+        raise UserError(f"{path!r} does not exist")
     if target.is_relative_to(here) and folder.absolute().is_relative_to(here):
         return Path(os.path.relpath(target, folder.absolute())).as_posix()
     return str(target)

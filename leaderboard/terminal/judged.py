@@ -56,7 +56,12 @@ def _line(seed: SeedRow) -> dict[str, str]:
 
 def _evidence(row: VerdictRow, folder: Path) -> list[str]:
     shown = relative(folder)
-    vouched = " --unpickle" if defense_of(row)["name"] == "live" else ""
+    judged = defense_of(row)
+    # Who reads this made the run: the code that it names is theirs.
+    builder = judged["params"].get("builder") or ""
+    vouched = " --trust" if ".py:" in builder else ""
+    if judged["name"] == "live":
+        vouched = " --unpickle"
     return [
         f"evidence in {shown}: judge.toml, leaderboard.md, results.json, cells/",
         f"made again by: retort verify {shown}{vouched}",

@@ -203,8 +203,9 @@ def greedy():
         (["--reference", "net.py:wide", "--reference-weights", "w.pt"], "net.py:wide"),
         (["--reference", "net.py:greedy", "--reference-weights", "n.pt"], "weights.example"),
         (["--reference", "net.py:wide"], "needs --reference-weights"),
-        (["--reference-weights", "undefended.pt", "twin.pt", "--weights", "moving.pt", "n.pt"],
+        (["--reference-weights", "undefended.pt", "twin.pt", "--weights", "w.pt", "n.pt"],
          "one reference for all, or one for each"),
+        (["--weights", "gone.pt"], "error: 'gone.pt' does not exist"),
         (["--data", "x.npz"], "--dataset NAME for one that comes with it, or --data FILE"),
         (["--time", "soon"], "--time takes a duration"),
     ],
@@ -248,13 +249,19 @@ def test_a_folder_is_named_after_all_that_is_asked() -> None:
 def test_files_below_the_current_folder_travel_with_the_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    home = tmp_path / "runs" / "mine"
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere.pt"
+    (here / "sub").mkdir(parents=True)
+    for path in (here / "w.pt", here / "sub" / "net.py", elsewhere):
+        path.touch()
+    monkeypatch.chdir(here)
+    home = here / "runs" / "mine"
     assert travelling("w.pt", home) == "../../w.pt"
     assert placed_builder("sub/net.py:build", home) == "../../sub/net.py:build"
     assert placed_builder("my_pkg.nets:build", home) == "my_pkg.nets:build"
     assert placed_builder("torchvision:resnet18", home) == "torchvision:resnet18"
-    assert travelling("/elsewhere/w.pt", home) == "/elsewhere/w.pt"
+    assert travelling(str(elsewhere), home) == str(elsewhere)
+    with pytest.raises(UserError, match=r"'gone\.pt' does not exist"):
+        travelling("gone.pt", home)
 
 
 def test_options_of_several_values_end_at_the_next_option(command: Command) -> None:
