@@ -52,7 +52,8 @@ def carlini_wagner(
     - l0: the same, but at the first success the features that did least, by |gradient · change|,
       are fixed at x for good, and it goes on from there; c grows where it fails.
     - linf: the sum over features of max(|change| - tau, 0). At a success within tau, tau becomes
-      ``shrink`` times the largest change; c grows where it fails. It ends below 1 / 256.
+      ``shrink`` times the largest change; c grows where it fails. It ends below 1 / 256. Adam's
+      steps are in proportion to tau, where the paper leaves them as they are.
 
     An attempt ends early where its objective no longer falls. Nothing is drawn.
 

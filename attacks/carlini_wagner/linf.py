@@ -45,6 +45,10 @@ class LinfSearch(Search):
         """Return where the goal holds within tau: there tau shrinks."""
         return seen.done & (self.length(seen.change) <= self.tau)
 
+    def rate(self) -> Tensor:
+        """Return steps in proportion to tau: of one length they would soon overshoot it."""
+        return self.settings.learning_rate * self.tau.to(self.c.dtype)
+
     def conclude(self, over: Tensor, seen: Seen) -> Tensor:
         """Shrink tau, or raise c; each attempt starts where it is."""
         nearer = self.succeeded(seen)

@@ -173,8 +173,12 @@ class Search(ABC):
         self.first = self.first.lerp(gradient, 1 - BETAS[0])
         self.second = self.second.lerp(gradient.square(), 1 - BETAS[1])
         scale = (self.second / (1 - BETAS[1] ** time)).sqrt_().add_(TINY)
-        move = self.first / scale * (self.settings.learning_rate / (1 - BETAS[0] ** time))
-        self.w = self.w - move * moving[:, None]
+        move = self.first / scale / (1 - BETAS[0] ** time)
+        self.w = self.w - move * (self.rate() * moving)[:, None]
+
+    def rate(self) -> Tensor:
+        """Return Adam's step size, (rows,)."""
+        return torch.full_like(self.c, self.settings.learning_rate)
 
     def restart(self, rows: Tensor) -> None:
         """Begin another attempt where ``rows`` (bool) say so; w stays."""
