@@ -49,6 +49,7 @@ class Progress:
     weights: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     traces: dict[str, str] = field(default_factory=dict)
+    training: dict[str, Document] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -235,7 +236,8 @@ class _Run:
             self._put_aside(node, report.outcome)
         if not reused and report.seconds:
             self.progress.seconds[node.id] = report.seconds
-            self.progress.seconds.update(report.timings)
+        if report.training is not None:
+            self.progress.training[node.id] = report.training
         if report.trace:
             self.progress.traces[node.id] = report.trace
         self.observer(node, report, reused)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -39,10 +38,11 @@ from bench.base.offline import forbid_network
 from bench.base.places import placed, start_at
 from bench.base.text import LONGEST, cut, one_line, plain
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
+from bench.evidence.environment import device_name
 from bench.evidence.folder import RunFolder
 from bench.handed.diagnose import doubt
 from bench.measure.cell import Subject, attack_sources
-from bench.measure.query import DRAWS, ContractError, predict
+from bench.measure.query import DRAWS, ContractError
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext, Defense, HandedOver
@@ -201,7 +201,7 @@ class Worker:
         self.settings = settings
         self.folder = RunFolder(settings.run)
         self.models = Rebuilder(settings)
-        self._timings: dict[str, float] = {}
+        self._training: Document | None = None
         self._loaded: list[tuple[nn.Module, int]] = []
 
     def run(self, task: Task) -> Report:
@@ -212,7 +212,7 @@ class Worker:
         np.random.seed(seed)
         torch.manual_seed(seed)
         cached = False
-        self._timings = {}
+        self._training = None
         self._loaded = []
         try:
             _check_files(task)
@@ -230,46 +230,53 @@ class Worker:
                 Outcome("failed", reason_of(error)), time.perf_counter() - start, trace=trace
             )
         seconds = time.perf_counter() - start
-        return Report(Outcome("done"), seconds, cached, timings=self._timings)
+        return Report(Outcome("done"), seconds, cached, training=self._training)
 
     def _fit(self, task: Task) -> bool:
         stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
-        weights = _cached_weights(stored, task.key)
-        cached = weights is not None
-        if weights is None:
+        found = _cached_fit(stored, task.key)
+        cached = found is not None
+        if found is None:
             # One process learns, the others wait; the operating system frees a dead one's lock.
             with locked(stored.with_name(f"{stored.name}.lock")):
-                weights = _cached_weights(stored, task.key)
-                cached = weights is not None
-                if weights is None:
-                    weights = self._learn(task, stored)
+                found = _cached_fit(stored, task.key)
+                cached = found is not None
+                if found is None:
+                    found = self._learn(task, stored)
         place(stored, self.folder.weights(task.id))
+        self._training = found.get("training")
         document = {
             "id": task.id,
             "outcome": asdict(Outcome("done")),
-            "weights": weights,
+            "weights": found["weights"],
             "evidence": digest(task.key),
             "key": task.key,
         }
         write_json(self.folder.model(task.id), document)
         return cached
 
-    def _learn(self, task: Task, stored: Path) -> str:
-        document = task.document
-        name = document["defense"]["name"]
+    def _learn(self, task: Task, stored: Path) -> Document:
+        asked = task.document
+        name = asked["defense"]["name"]
         self.models.changed()  # by whatever: if so, it is loaded anew
-        data, fitted = self._data(document, task.key), self.models.fitted(task.needs)
-        start = time.perf_counter()
+        data, fitted = self._data(asked, task.key), self.models.fitted(task.needs)
+        start, processor = time.perf_counter(), time.process_time()
         model = fit(
-            make_defense(document),
-            registry.NETWORKS.make(spec_of(document["network"])),
+            make_defense(asked),
+            registry.NETWORKS.make(spec_of(asked["network"])),
             data,
-            find_recipe(document["recipe"]["name"]),
-            derive_seed(document["seed"], name),
+            find_recipe(asked["recipe"]["name"]),
+            derive_seed(asked["seed"], name),
             fitted,
             registry.ATTACKS.make,
         )
-        self._timings[f"training:{task.id}"] = time.perf_counter() - start
+        training = {
+            "seconds": time.perf_counter() - start,
+            "processor": time.process_time() - processor,
+            "load": _load(),
+            "on": "processor" if self.settings.device == "cpu" else "accelerator",
+            "device": device_name(self.settings.device),
+        }
         if self.models.changed():
             raise ContractError(f"defense {name!r} changes the data set that it learns from")
         broken = [
@@ -279,8 +286,9 @@ class Worker:
             raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
         _check_files(task)
         weights = write_tensors(stored, model.state_dict())
-        write_json(stored.with_suffix(".json"), {"weights": weights, "key": task.key})
-        return weights
+        document = {"weights": weights, "key": task.key, "training": training}
+        write_json(stored.with_suffix(".json"), document)
+        return document
 
     def _probe(self, task: Task) -> None:
         fit_id = task.needs["model"]
@@ -296,7 +304,6 @@ class Worker:
             seed=sources.seed,
         )
         found = self.models.probe(model, task.document, data)
-        self._timings[f"inference:{task.needs['model']}"] = _inference(model, data)
         self._check_kept(f"defense {registry.DEFENSES.name_of(defense)!r}", "when it is asked")
         path = self.folder.probe(task.id)
         files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
@@ -374,16 +381,12 @@ class Worker:
         return document
 
 
-def _inference(model: nn.Module, data: Dataset) -> float:
-    """Return the seconds of a pass over up to 1,000 test images: the median of five, once warm."""
-    x, seconds = data.test.take(slice(None, 1000)).x, []
-    for _ in range(6):
-        start = time.perf_counter()
-        predict(model, x, data.info.classes)
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+def _load() -> float | None:
+    """Return how many processes wanted each core of late; None where the system does not say."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):
+        return None
 
 
 def attacked(defense: Defense, model: nn.Module) -> nn.Module:
@@ -424,11 +427,10 @@ def _check_files(task: Task) -> None:
         check(placed(path), found)  # as it was when the key was made
 
 
-def _cached_weights(stored: Path, key: Document) -> str | None:
+def _cached_fit(stored: Path, key: Document) -> Document | None:
     try:
-        document = read_json(stored.with_suffix(".json"))
-        weights: str = document["weights"]
-        check(stored, weights)
+        document: Document = read_json(stored.with_suffix(".json"))
+        check(stored, document["weights"])
     except (DamagedError, KeyError, TypeError):
         return None  # missing, torn or damaged: it is learnt again, never trusted
-    return weights if document.get("key") == key else None
+    return document if document.get("key") == key else None
