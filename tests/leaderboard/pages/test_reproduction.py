@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from bench.base.files import write_json
 from leaderboard.pages.reproduction import Measured, agrees, reproduction
 from leaderboard.tables.papers import Published, published
