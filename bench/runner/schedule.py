@@ -15,6 +15,7 @@ from bench.base.fingerprint import digest
 from bench.base.places import base, named
 from bench.base.text import cut, one_line
 from bench.base.types import DamagedError, Document, Outcome, UnwritableError, UserError
+from bench.evidence.environment import hardware
 from bench.evidence.folder import SCHEMA, RunFolder
 from bench.evidence.standing import Standing
 from bench.plan.graph import Node, Plan
@@ -79,7 +80,7 @@ def execute(
         )
         progress = Progress()
         standing = Standing(folder, data)
-        keys = Keys(data, settings.device_class, progress.weights, standing)
+        keys = Keys(data, hardware(settings.device), progress.weights, standing)
         run = _Run(plan, folder, keys, executor, observer, progress, fresh)
         run.drive()
     return progress

@@ -37,10 +37,11 @@ from bench.base.fingerprint import digest
 from bench.base.offline import forbid_network
 from bench.base.places import placed, start_at
 from bench.base.text import LONGEST, cut, one_line, plain
-from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
+from bench.base.types import DamagedError, Document, Outcome, UserError, fewer_rows, spec_of
 from bench.evidence.environment import device_name
 from bench.evidence.folder import RunFolder
 from bench.handed.diagnose import doubt
+from bench.measure.arithmetic import make_exact
 from bench.measure.cell import Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError
 from bench.plugins import discovery as doors
@@ -59,6 +60,9 @@ from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError
 
 T = TypeVar("T")
+
+LESS = 8
+"""Of how many rows one is asked at a time, once a device had no room for all of them."""
 
 
 def serve(connection: Connection, settings: Settings, environment: Mapping[str, str]) -> None:
@@ -109,7 +113,8 @@ def _initialise(settings: Settings) -> None:
     start_at(settings.base)
     forbid_network(settings.data.offline)
     trust(settings.trusted)
-    prepare_torch()
+    make_exact()
+    torch.set_num_threads(1)
     _use_optimizers()
     doors.load_plugins(settings.plugins)
     if settings.sealed:
@@ -147,6 +152,8 @@ def _named(task: Task) -> None:
 
 def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
     try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # an error of the device stays with its process: raises again
         changes = state.changes()
         if changes:
             what = getattr(args[0], "id", "a task") if args else "a task"
@@ -156,19 +163,6 @@ def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
     except BaseException:  # noqa: BLE001 (what cannot even be asked is not as it was)
         return False
     return not changes
-
-
-def prepare_torch() -> None:
-    """One CPU thread, deterministic kernels, no TF32: the same numbers every time."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(1)
-    # A warning in the log, not an error: on a GPU some plain layers have no deterministic backward.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # A debugging aid of the deterministic mode: it fills every new tensor with NaN first.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
 
 
 def run_task(task: Task) -> Report:
@@ -207,22 +201,11 @@ class Worker:
     def run(self, task: Task) -> Report:
         """Run one task, and write what it leaves."""
         start = time.perf_counter()
-        seed = int(digest({"seed": task.document.get("seed", 0), "node": task.id})[:8], 16)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        cached = False
         self._training = None
-        self._loaded = []
         try:
             _check_files(task)
             self._check_source(task)
-            if task.kind == "fit":
-                cached = self._fit(task)
-            elif task.kind == "probe":
-                self._probe(task)
-            else:
-                self._cell(task)
+            cached = self._with_room(task)
         except BaseException as error:  # noqa: BLE001 (other people's code)
             self.models.changed()  # and if so, loaded anew for the next task
             trace = cut(plain(traceback.format_exc(limit=-30)), 100 * LONGEST)
@@ -231,6 +214,35 @@ class Worker:
             )
         seconds = time.perf_counter() - start
         return Report(Outcome("done"), seconds, cached, training=self._training)
+
+    def _with_room(self, task: Task) -> bool:
+        """Do a task, and once more with fewer rows at a time where the device has no room for it.
+
+        Not a fit: how many rows it learns from at once decides what it learns.
+        """
+        try:
+            return self._do(task)
+        except torch.OutOfMemoryError:
+            if task.kind == "fit":
+                raise
+        torch.cuda.empty_cache()
+        with fewer_rows(LESS):
+            return self._do(task)
+
+    def _do(self, task: Task) -> bool:
+        """Do a task, and return whether what it leaves came out of the cache."""
+        seed = int(digest({"seed": task.document.get("seed", 0), "node": task.id})[:8], 16)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        self._loaded = []
+        if task.kind == "fit":
+            return self._fit(task)
+        if task.kind == "probe":
+            self._probe(task)
+        else:
+            self._cell(task)
+        return False
 
     def _fit(self, task: Task) -> bool:
         stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
@@ -392,6 +404,9 @@ def _load() -> float | None:
 def attacked(defense: Defense, model: nn.Module) -> nn.Module:
     """Return what a gradient attack differentiates: of a stochastic defense an average of draws."""
     subject = defense.surrogate(model)
+    weight = next(iter(model.state_dict().values()), None)
+    if isinstance(weight, Tensor):
+        subject.to(weight.device)  # one with a buffer of its own stands where it was made
     return Average(subject) if defense.stochastic else subject
 
 

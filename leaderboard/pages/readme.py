@@ -1,7 +1,8 @@
 """The tables of the README and of pages in ``docs/``, made from what is published.
 
 ``python -m leaderboard.pages.readme README.md docs/findings.md docs/distillation.md`` makes them
-again. A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; a test holds it to its source.
+again. A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; a test holds it to its
+source.
 """
 
 from __future__ import annotations
