@@ -8,13 +8,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from attacks.carlini_wagner.search import GROWTH, Search, Seen
+from attacks.carlini_wagner.search import Search, Seen
 from attacks.carlini_wagner.settings import Settings
 from attacks.kit.view import View
 from bench.base.types import count_features
-
-SLOW_GROWTH = 2.0
-"""By what c grows where it has succeeded on more features: the authors' CONST_FACTOR."""
 
 SHARE = 0.3
 """Of n changed features, 0.3 times the root of n are fixed at once, as the authors' code does."""
@@ -57,7 +54,7 @@ class L0Search(Search):
         """Fix the features that matter least, or raise c; each attempt starts where it is."""
         count = self.length(seen.change)
         failed = over & ~seen.done
-        self.c = torch.where(failed, self.c * torch.where(self.won, SLOW_GROWTH, GROWTH), self.c)
+        self.raise_c(failed)
         self.tried = torch.where(seen.done, 0, self.tried + failed)
         if bool(seen.done.any()):
             self._fix(seen, count)

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from attacks.carlini_wagner.search import GROWTH, Search, Seen
+from attacks.carlini_wagner.search import GROWTH, LARGEST, Search, Seen
 from attacks.carlini_wagner.settings import Settings
 from attacks.kit.view import View
 
@@ -52,7 +52,7 @@ class L2Search(Search):
         self.upper = torch.where(over & self.enough, c.minimum(self.upper), self.upper)
         self.lower = torch.where(over & ~self.enough, c.maximum(self.lower), self.lower)
         following = torch.where(self.upper.isinf(), c * GROWTH, (self.lower + self.upper) / 2)
-        self.c = torch.where(over, following, c).to(self.c.dtype)
+        self.c = torch.where(over, following, c).clamp(max=LARGEST).to(self.c.dtype)
         self.tried = self.tried + over
         self.enough = self.enough & ~over
         self.w = torch.where(over[:, None], self.origin, self.w)

@@ -8,12 +8,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from attacks.carlini_wagner.search import GROWTH, Search, Seen
+from attacks.carlini_wagner.search import Search, Seen
 from attacks.carlini_wagner.settings import Settings
 from attacks.kit.view import View
-
-SLOW_GROWTH = 2.0
-"""By what c grows where it has succeeded at a larger tau: the authors' CONST_FACTOR."""
 
 LEAST = 1 / 256
 """The tau at which a row is done: less than one of 255 levels."""
@@ -54,7 +51,7 @@ class LinfSearch(Search):
         nearer = self.succeeded(seen)
         failed = over & ~nearer
         self.tau = torch.where(nearer, self.length(seen.change) * self.settings.shrink, self.tau)
-        self.c = torch.where(failed, self.c * torch.where(self.won, SLOW_GROWTH, GROWTH), self.c)
+        self.raise_c(failed)
         self.tried = torch.where(nearer, 0, self.tried + failed)
         self.restart(over)
         return (self.tried < self.settings.searches) & (self.tau > LEAST)

@@ -36,6 +36,12 @@ PROGRESS = 0.9999
 GROWTH = 10.0
 """By what c grows after a failure, where no c has succeeded yet."""
 
+SLOW_GROWTH = 2.0
+"""The same where one has, on more features or a larger tau: the authors' CONST_FACTOR."""
+
+LARGEST = 1e10
+"""Where c stops growing, as in the authors' code."""
+
 
 class Found:
     """What is known of each row of the batch: its nearest adversarial, and what it cost.
@@ -188,6 +194,11 @@ class Search(ABC):
         self.taken = self.taken.masked_fill(rows, 0)
         self.least = self.least.masked_fill(rows, torch.inf)
         self.before = self.before.masked_fill(rows, torch.inf)
+
+    def raise_c(self, failed: Tensor) -> None:
+        """Let c grow where an attempt has ``failed``."""
+        grown = self.c * torch.where(self.won, SLOW_GROWTH, GROWTH)
+        self.c = torch.where(failed, grown.clamp(max=LARGEST), self.c)
 
     def select(self, keep: Tensor) -> None:
         """Keep some of the rows, (rows,) bool."""

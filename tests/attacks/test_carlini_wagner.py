@@ -286,6 +286,21 @@ def test_large_logits_do_not_hide_the_way() -> None:
     assert with_f4.success.double().mean() < 0.5
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_c_never_overflows(norm: Any) -> None:
+    _, x, y = linear(3)
+
+    def stubborn(z: Tensor) -> Tensor:
+        """Class 0 always wins, and there is a gradient."""
+        return torch.stack((1 + z.sum(1).tanh(), z.sum(1).tanh() - 1), 1)
+
+    many = {"steps": 1, "searches": 60, "initial_const": 1e3}
+    found = carlini_wagner(stubborn, x, 0 * y, norm=norm, **many)
+    assert not found.success.any()
+    assert (found.iterations == 120).all()
+    assert torch.equal(found.x_adv, x)
+
+
 def test_the_model_is_left_as_it_was() -> None:
     _, x, y = linear(3)
     model = nn.Sequential(nn.Linear(9, 3), nn.Dropout(0.5)).double().train()
