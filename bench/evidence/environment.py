@@ -50,7 +50,7 @@ def accelerator(device: str) -> Document:
     return {
         "accelerator": {
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "driver": _driver(),
         }
     }

@@ -201,7 +201,10 @@ def distances(x: Tensor, x_adv: Tensor) -> Distances:
     ``BATCH`` rows at a time, or fewer: in float64 all of them together take six times their memory.
     """
     size = rows_at_once(x.shape[1:], BATCH, 8)
-    parts = [_distances(*rows) for rows in zip(x.split(size), x_adv.split(size), strict=True)]
+    parts = [
+        _distances(*rows)
+        for rows in zip(torch.split(x, size), torch.split(x_adv, size), strict=True)
+    ]
     columns = {
         column.name: torch.cat([getattr(part, column.name) for part in parts])
         for column in fields(Distances)

@@ -152,7 +152,7 @@ def _named(task: Task) -> None:
 
 def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
     try:
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()  # an error of the device stays with its process: raises again
         changes = state.changes()
         if changes:
