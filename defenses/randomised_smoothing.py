@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
 from bench.plugins.contracts import BuildContext, Defense, FitContext
 from bench.plugins.data import Split
-from bench.suspicion.average import LEAST_DRAWS
+from bench.suspicion.average import LEAST_DRAWS, Average
 from defenses.crafting import check_positive, check_steps
 from defenses.votes import mean_answer
 
@@ -51,9 +51,10 @@ class RandomisedSmoothing(Defense):
         context.train(model, train.x, train.y, objective=objective)
 
     def surrogate(self, model: nn.Module) -> nn.Module:
-        """Return the same network with enough draws to be climbed."""
+        """Return the mean over more noisy copies, enough to be climbed."""
         assert isinstance(model, Smoothed)
-        return Smoothed(model.network, self.sigma, max(2 * self.draws, LEAST_DRAWS))
+        one = Smoothed(model.network, self.sigma, draws=1)
+        return Average(one, max(2 * self.draws, LEAST_DRAWS), by_row=True)
 
 
 class Smoothed(nn.Module):

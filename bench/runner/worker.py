@@ -53,7 +53,7 @@ from bench.runner.keys import attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
 from bench.runner.state import ProcessState, checksum
 from bench.runner.task import Report, Settings, Task
-from bench.suspicion.average import Average
+from bench.suspicion.average import LEAST_DRAWS, Average
 from bench.suspicion.suspect import suspect
 from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError
@@ -389,6 +389,8 @@ def _inference(model: nn.Module, data: Dataset) -> float:
 def attacked(defense: Defense, model: nn.Module) -> nn.Module:
     """Return what a gradient attack differentiates: of a stochastic defense an average of draws."""
     subject = defense.surrogate(model)
+    if isinstance(subject, Average) and subject.draws >= LEAST_DRAWS:
+        return subject  # an average of its own, which is not averaged once more
     return Average(subject) if defense.stochastic else subject
 
 

@@ -14,7 +14,7 @@ from leaderboard.findings.fooling import draw_fooling, fooling
 from leaderboard.findings.linear import draw_linear, linear
 from leaderboard.findings.logits import draw_logits, logits
 from leaderboard.findings.material import Material
-from leaderboard.findings.museum import museum
+from leaderboard.findings.museum import draw_museum, museum
 from leaderboard.findings.networks import draw_networks, networks
 from leaderboard.findings.students import draw_students, inheritance, ranking
 from leaderboard.pages.markdown import page
@@ -42,6 +42,7 @@ DRAWINGS: tuple[Callable[[Results, Material], dict[str, Figure]], ...] = (
     draw_linear,
     draw_networks,
     draw_fooling,
+    draw_museum,
 )
 
 

@@ -12,6 +12,8 @@ from bench.conformance import tiny_data
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext, BuildContext, FitContext
 from bench.plugins.recipes import Objective, Recipe
+from bench.runner.worker import attacked
+from bench.suspicion.average import LEAST_DRAWS, Average
 from bench.training.fit import fit
 from bench.training.networks import DigitsCnn
 from defenses.broken import INDEX
@@ -20,11 +22,11 @@ from defenses.broken.activations.pruning import Prune
 from defenses.broken.activations.saturating import Bounded, SaturatingNetwork
 from defenses.broken.base import Broken, FiniteDifferences, StraightThrough, swapped
 from defenses.broken.ensembles.codes import Decoder, hadamard
-from defenses.broken.ensembles.diversity import mean_entropy, spread
+from defenses.broken.ensembles.diversity import Ensemble, EnsembleDiversity, mean_entropy, spread
 from defenses.broken.ensembles.mixup import Mixture
 from defenses.broken.ensembles.precision import FewBits, Steps
 from defenses.broken.inputs.magnet import Autoencoder
-from defenses.broken.inputs.projection import Projection
+from defenses.broken.inputs.projection import Projection, slope
 from defenses.broken.inputs.resize_pad import ResizePad
 from defenses.broken.inputs.squeezing import Depth, Median, Vote
 from defenses.broken.inputs.thermometer import Thermometer, widened
@@ -102,7 +104,7 @@ def test_a_broken_defense_learns_what_it_is_trained_on(name: str) -> None:
         for role in defense.requires()
     }
     if name == "ensemble_diversity":
-        with pytest.raises(ValueError, match="3 members need more than 3 classes"):
+        with pytest.raises(UserError, match="3 members need more than 3 classes"):
             fit(defense, network, data, RECIPE, 0, fitted, registry.ATTACKS.make)
         defense = registry.DEFENSES.make(Spec(name, {"members": 2}))
     model = fit(defense, network, data, RECIPE, 0, fitted, registry.ATTACKS.make)
@@ -112,20 +114,67 @@ def test_a_broken_defense_learns_what_it_is_trained_on(name: str) -> None:
 
 
 def test_adaptive_wraps_a_broken_defense_and_no_other() -> None:
-    adaptive = registry.DEFENSES.make(Spec("adaptive", {"of": {"name": "mixup_inference"}}))
-    assert adaptive.stochastic
     other = registry.DEFENSES.make(Spec("adaptive", {"of": "output_codes"}))
     assert not other.stochastic
     assert registry.parameters(other)["of"] == {"name": "output_codes", "bits": 16}
-    for name in ("undefended", "magnet", "nonsense"):
-        with pytest.raises(UserError, match="of: "):
+    reasons = {
+        "undefended": "no defense of the museum",
+        "magnet": "has the gradient of its answers",
+        "mixup_inference": "the average that every attack takes",
+        "nonsense": "unknown defense",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(UserError, match=f"of: .*{reason}"):
             registry.DEFENSES.make(Spec("adaptive", {"of": name}))
+
+
+def test_a_distilled_network_is_attacked_at_the_temperature_of_its_training() -> None:
+    adaptive = registry.DEFENSES.make(
+        Spec("adaptive", {"of": {"name": "distillation", "temperature": 100}})
+    )
+    torch.manual_seed(0)
+    network = nn.Linear(4, 3)
+    with torch.no_grad():
+        network.weight.mul_(10_000)  # one class is so sure that the others are zero in float32
+    x = torch.rand(5, 4, requires_grad=True)
+    y = network(x).argmax(dim=1)
+    found = []
+    for subject in (network, adaptive.surrogate(network)):
+        loss = nn.functional.cross_entropy(subject(x), y, reduction="sum")
+        found.append(torch.autograd.grad(loss, x)[0].abs().sum())
+    assert found[0] == 0
+    assert found[1] > 0
+    assert torch.equal(adaptive.surrogate(network)(x), network(x) / 100)
+
+
+def test_an_ensemble_is_attacked_through_the_logits_of_its_members() -> None:
+    sure, unsure = nn.Linear(2, 2), nn.Linear(2, 2)
+    with torch.no_grad():
+        sure.weight.copy_(torch.tensor([[900.0, 0.0], [0.0, 0.0]]))
+        unsure.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    model = Ensemble([sure, unsure])
+    x = torch.rand(3, 2, requires_grad=True)
+    way = EnsembleDiversity(members=2).way_round(model)
+    assert torch.allclose(way(x), model(x), atol=1e-3)
+    way(x)[:, 1].sum().backward()
+    mean = (sure.weight + unsure.weight) / 2
+    assert x.grad is not None
+    assert torch.allclose(x.grad, mean[1].expand(3, 2))
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
         ("thermometer_encoding", {"levels": 1}),
+        ("thermometer_encoding", {"levels": 1000}),
+        ("input_transformation", {"bits": 8}),
+        ("feature_squeezing", {"bits": 8}),
+        ("generative_projection", {"rate": float("inf")}),
+        ("activation_pruning", {"samples": float("inf")}),
+        ("ensemble_diversity", {"entropy": 0.0, "diversity": 0.0}),
+        ("ensemble_diversity", {"diversity": float("nan")}),
+        ("mixed_precision_ensemble", {"activation_bits": 9}),
+        ("output_codes", {"bits": 2048}),
         ("input_transformation", {"transformation": "quilting"}),
         ("input_transformation", {"bits": 0}),
         ("input_transformation", {"weight": 0.0}),
@@ -165,15 +214,24 @@ def test_flat_inputs_and_two_classes_are_refused_with_the_reason_or_harmless(nam
 
     defense = registry.DEFENSES.make(Spec(name, {}))
     context = BuildContext(info, dict.fromkeys(defense.requires(), network()), network)
-    images_only = {"feature_squeezing", "random_resize_pad"}
-    if name in images_only:
-        with pytest.raises(UserError, match="images"):
-            defense.build(context)
-    elif name == "ensemble_diversity":
-        with pytest.raises(ValueError, match="classes to differ in"):
+    refused = {
+        "feature_squeezing": "images, and 'flat' has",
+        "random_resize_pad": "images, and 'flat' has",
+        "generative_projection": "latent = 12 is not less than the 12 features of 'flat'",
+        "ensemble_diversity": "classes to differ in",
+        "mixup_inference": "of the other of two classes",
+    }
+    if name in refused:
+        with pytest.raises(UserError, match=refused[name]):
             defense.build(context)
     else:
         assert defense.build(context).eval()(torch.rand(3, 12)).shape == (3, 2)
+
+
+def test_an_image_that_is_never_smaller_is_no_resized_one() -> None:
+    with pytest.raises(UserError, match="no image of 'images', 8 × 8, is ever smaller"):
+        built("random_resize_pad", smallest=0.99)
+    assert built("random_resize_pad", smallest=0.9)  # 7 pixels of 8 at times
 
 
 def test_a_network_without_what_is_replaced_is_refused() -> None:
@@ -356,6 +414,42 @@ def test_code_words_are_orthogonal_and_decode_themselves() -> None:
     assert Decoder(words)(3 * words).argmax(dim=1).tolist() == list(range(10))
 
 
+def test_the_slope_of_a_projection_is_that_of_the_squared_distance() -> None:
+    torch.manual_seed(0)
+    drawer = Autoencoder((1, 4, 4), 3)
+    code, goal = torch.randn(6, 3, requires_grad=True), torch.rand(6, 16)
+    distance = (drawer.decode(code).flatten(1) - goal).square().sum()
+    (gradient,) = torch.autograd.grad(distance, code)
+    assert torch.allclose(slope(drawer, code, goal), gradient, atol=1e-5)
+
+
+def test_draws_of_a_row_side_by_side_are_draws_of_their_own() -> None:
+    class Coin(nn.Module):
+        """Sure of one class or the other, by a coin a row."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = (torch.rand(len(x)) < 0.5).float()
+            return 20 * torch.stack((heads, 1 - heads), dim=1)
+
+    torch.manual_seed(0)
+    x = torch.zeros(300, 1)
+    together = Average(Coin(), draws=20, by_row=True)(x).exp()
+    heads = (20 * together[:, 0]).round()
+    assert 9.5 < heads.mean() < 10.5  # each row has a mean of its own
+    assert 3.5 < heads.var() < 6.5  # binomial: 20 / 4
+    assert torch.allclose(together.sum(dim=1), torch.ones(300), atol=1e-5)
+
+
+def test_a_surrogate_that_is_an_average_is_not_averaged_again() -> None:
+    defense, model = built("mixup_inference")
+    assert isinstance(attacked(defense, model), Average)
+    assert attacked(defense, model).model is model
+    other, random = built("random_resize_pad")
+    assert isinstance(attacked(other, random), Average)
+    few = RandomisedSmoothing(draws=1)
+    assert attacked(few, Smoothed(nn.Linear(2, 2), 0.1, 1)).draws == LEAST_DRAWS
+
+
 def test_mixtures_are_with_other_classes() -> None:
     torch.manual_seed(0)
 
@@ -389,9 +483,9 @@ def test_randomised_smoothing_is_attacked_through_more_draws() -> None:
     network = nn.Linear(2, 2)
     model = Smoothed(network, 0.1, 4)
     surrogate = RandomisedSmoothing(sigma=0.1, draws=4).surrogate(model)
-    assert isinstance(surrogate, Smoothed)
+    assert isinstance(surrogate, Average)
     assert surrogate.draws >= 20
-    assert surrogate.network is network
+    assert surrogate.model.network is network
 
 
 def test_an_attack_goes_through_the_way_round() -> None:
