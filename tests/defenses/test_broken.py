@@ -412,6 +412,8 @@ def test_code_words_are_orthogonal_and_decode_themselves() -> None:
     words = hadamard(16)[1:11]
     assert torch.equal(words @ words.T, 16 * torch.eye(10))
     assert Decoder(words)(3 * words).argmax(dim=1).tolist() == list(range(10))
+    rounded = 3 * words + 1e-6 * torch.randn(10, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(Decoder(words)(rounded), Decoder(words)(3 * words), atol=1e-3)
 
 
 def test_the_slope_of_a_projection_is_that_of_the_squared_distance() -> None:
@@ -479,13 +481,43 @@ def test_a_smoothed_linear_network_is_certified_at_its_true_distance() -> None:
     assert float(radius[1]) == 0
 
 
+def test_no_attack_breaks_what_is_certified() -> None:
+    """The proof, held against PGD that goes through the noise: on a network that was fitted."""
+    data = tiny_data()
+    defense = RandomisedSmoothing(sigma=0.5)
+    model = fit(defense, DigitsCnn(width=8, dense=16), data, RECIPE, 0, {}, registry.ATTACKS.make)
+    assert isinstance(model, Smoothed)
+    x, y = data.test.x, data.test.y
+    torch.manual_seed(0)
+    label, radius = certified_radius(model, x, draws=1000)
+    certified = (label == y) & (radius > 0.3)
+    assert certified.sum() > 10
+    attack = registry.ATTACKS.make(Spec("pgd", {"eps": 0.3, "norm": "l2", "steps": 20}))
+    found = attack.perturb(defense.surrogate(model), x, y, None, AttackContext(data.info))
+    votes = torch.stack([model.network(_noisy(found.x_adv, 0.5)).argmax(1) for _ in range(500)])
+    assert (votes.mode(dim=0).values == y)[certified].all()
+    strong = registry.ATTACKS.make(Spec("pgd", {"eps": 20.0, "norm": "l2", "steps": 20}))
+    far = strong.perturb(defense.surrogate(model), x, y, None, AttackContext(data.info)).x_adv
+    assert not (model(far).argmax(dim=1) == y)[certified].all()  # it can
+
+
+def _noisy(x: Tensor, sigma: float) -> Tensor:
+    return x + sigma * torch.randn_like(x)
+
+
 def test_randomised_smoothing_is_attacked_through_more_draws() -> None:
+    torch.manual_seed(0)
     network = nn.Linear(2, 2)
     model = Smoothed(network, 0.1, 4)
     surrogate = RandomisedSmoothing(sigma=0.1, draws=4).surrogate(model)
     assert isinstance(surrogate, Average)
     assert surrogate.draws >= 20
-    assert surrogate.model.network is network
+    assert surrogate.model is network
+    x = torch.rand(300, 2)
+    assert torch.equal(surrogate(x), surrogate(x))  # it draws the same noise
+    assert torch.allclose(surrogate(x)[:5], surrogate(x[:5]), atol=1e-6)
+    mean = torch.stack([model(x) for _ in range(400)]).exp().mean(dim=0)
+    assert torch.allclose(surrogate(x).exp(), mean, atol=0.05)
 
 
 def test_an_attack_goes_through_the_way_round() -> None:

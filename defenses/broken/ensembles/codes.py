@@ -74,12 +74,17 @@ class Correlation(nn.Module):
         return bits @ self.words.T
 
 
+LEAST = 0.01
+"""What counts as no correlation: far above the rounding of a sum of bits, which a logarithm of less
+would make into another answer in another batch."""
+
+
 class Decoder(Correlation):
     """The logarithm of the positive part of the correlation with tanh(bits)."""
 
     def forward(self, bits: Tensor) -> Tensor:
         """Return log-probabilities up to a constant, (batch, classes)."""
-        return super().forward(bits.tanh()).clamp(min=1e-6).log()
+        return super().forward(bits.tanh()).clamp(min=LEAST).log()
 
 
 def hadamard(size: int) -> Tensor:
