@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.base.rows import Results, VerdictRow
+from bench.evidence.finished_run import read_results
 from leaderboard.figures.style import WIDTH, legend, new_figure, styled
 from leaderboard.findings.finding import Finding, told, words
 from leaderboard.findings.material import Material
@@ -30,6 +32,8 @@ from leaderboard.tables.verdicts import verdict_tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+PUBLISHED = Path(__file__).parents[1] / "published" / "broken-digits"
 
 FIGURE = "museum"
 """The name of its file."""
@@ -119,12 +123,31 @@ def _left(row: VerdictRow, key: Literal["naive", "worst_case"]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def guide() -> str:
-    """Return ``docs/museum.md``: a section for each record, in three sentences and four lines."""
-    return words().get_template("museum.md.j2").render(exhibits=exhibits())
+def published() -> Results | None:
+    """Return the published run of the museum on digits, None in a package without it."""
+    return read_results(PUBLISHED) if PUBLISHED.exists() else None
+
+
+def guide(results: Results | None = None) -> str:
+    """Return ``docs/museum.md``: a section a record; ``results``: what a run says of each."""
+    found = next((one for one in cases(results) if exhibited(one)), []) if results else []
+    measured: dict[str, list[Case]] = {}
+    for case in found:
+        measured.setdefault(case.row["defense"], []).append(case)
+    return (
+        words()
+        .get_template("museum.md.j2")
+        .render(
+            exhibits=exhibits(),
+            measured=measured,
+            controls=[case for case in found if case.record is None],
+            outcome=outcome(found) if found else "",
+            near=NEAR,
+        )
+    )
 
 
 if __name__ == "__main__":
     import sys
 
-    sys.stdout.write(guide())
+    sys.stdout.write(guide(published()))

@@ -75,7 +75,8 @@ class Cost(_Document):
     def __str__(self) -> str:
         """Return the points, where they were lost, and how sure both are."""
         sure = "" if self.certainty == "stated" else f" ({self.certainty})"
-        return f"{given(round(100 * self.points, 2))} points, {self.words}{sure}"
+        points = given(round(100 * self.points, 2))
+        return f"{points} point{'' if points == '1' else 's'}, {self.words}{sure}"
 
 
 class Exhibit(_Document):

@@ -19,13 +19,14 @@ from bench.training.networks import DigitsCnn
 from defenses.broken import INDEX
 from defenses.broken.activations.k_winners import KWinners
 from defenses.broken.activations.pruning import Prune
+from defenses.broken.activations.regularised import GradientRegularisation
 from defenses.broken.activations.saturating import Bounded, SaturatingNetwork
 from defenses.broken.base import Broken, FiniteDifferences, StraightThrough, swapped
 from defenses.broken.ensembles.codes import Decoder, hadamard
 from defenses.broken.ensembles.diversity import Ensemble, EnsembleDiversity, mean_entropy, spread
 from defenses.broken.ensembles.mixup import Mixture
 from defenses.broken.ensembles.precision import FewBits, Steps
-from defenses.broken.inputs.magnet import Autoencoder
+from defenses.broken.inputs.magnet import Autoencoder, Magnet
 from defenses.broken.inputs.projection import Projection, slope
 from defenses.broken.inputs.resize_pad import ResizePad
 from defenses.broken.inputs.squeezing import Depth, Median, Vote
@@ -340,8 +341,8 @@ def test_pruning_keeps_the_mean() -> None:
     assert not Prune(1.0)(torch.zeros(1, 5)).any()
 
 
-def test_a_saturating_network_pays_for_units_that_are_not_flat() -> None:
-    assert Bounded()(torch.tensor([-1.0, 0.25, 2.0])).tolist() == [0, 0.25, 1]
+def asked_by(defense: Broken) -> Objective:
+    """Return the objective that a fit of ``defense`` hands to the training."""
     asked: dict[str, Any] = {}
 
     def train(model: nn.Module, x: Tensor, y: Tensor, *, objective: Objective) -> None:
@@ -352,13 +353,50 @@ def test_a_saturating_network_pays_for_units_that_are_not_flat() -> None:
     context = FitContext(
         data.info, {}, data.validation, RECIPE, generator, train, registry.ATTACKS.make
     )
-    SaturatingNetwork(weight=2.0).fit(nn.Identity(), data.train, context)
+    defense.fit(nn.Identity(), data.train, context)
+    objective: Objective = asked["objective"]
+    return objective
+
+
+def test_a_saturating_network_pays_for_units_that_are_not_flat() -> None:
+    assert Bounded()(torch.tensor([-1.0, 0.25, 2.0])).tolist() == [0, 0.25, 1]
+    objective = asked_by(SaturatingNetwork(weight=2.0))
     model = nn.Sequential(Bounded())  # its units see the input itself
     x, y = torch.tensor([[-3.0, 0.25], [0.9, 1.5]]), torch.tensor([0, 1])
     plain = nn.functional.cross_entropy(model(x), y)
     penalty = 2.0 * (0 + 0.25 + 0.1 + 0) / 4
-    assert float(asked["objective"](model, x, y)) == pytest.approx(float(plain) + penalty)
+    assert float(objective(model, x, y)) == pytest.approx(float(plain) + penalty)
     assert not model[0]._forward_pre_hooks  # nothing is left on the network
+
+
+def test_a_magnet_draws_noisy_inputs_back() -> None:
+    data = tiny_data()
+    model = fit(
+        Magnet(hidden=8, sigma=0.3), DigitsCnn(width=8, dense=16), data, RECIPE, 0, {},
+        registry.ATTACKS.make,
+    )  # fmt: skip
+    assert isinstance(model, nn.Sequential)
+    x = data.test.x
+    noisy = (x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    before, after = ((found - x).square().mean() for found in (noisy, model[0](noisy)))
+    assert after < 0.7 * before
+    assert model[0](noisy).shape == x.shape
+
+
+def test_gradient_regularisation_pays_for_the_length_of_each_rows_gradient() -> None:
+    objective = asked_by(GradientRegularisation(weight=3.0))
+    model = nn.Linear(2, 2)
+    x, y = torch.tensor([[0.2, 0.9], [0.5, 0.1]]), torch.tensor([0, 1])
+    plain = nn.functional.cross_entropy(model(x), y)
+    # Of softmax regression the gradient is (p - e_y) W.
+    off = model(x).softmax(dim=1) - nn.functional.one_hot(y, 2)
+    penalty = 3.0 * (off @ model.weight).square().sum(dim=1).mean()
+    loss = objective(model, x, y)
+    assert float(loss) == pytest.approx(float(plain + penalty))
+    loss.backward()  # through the gradient: the penalty teaches
+    assert model.weight.grad is not None
+    (alone,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), model.weight)
+    assert not torch.allclose(model.weight.grad, alone)
 
 
 def test_straight_through_answers_one_function_with_the_slope_of_another() -> None:

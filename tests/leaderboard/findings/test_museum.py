@@ -10,7 +10,7 @@ from bench.base.rows import Results
 from bench.plan.matrix import load_matrix
 from bench.plugins import discovery, parameter, registry
 from defenses.broken.base import way_round_of
-from leaderboard.findings.museum import draw_museum, guide, museum
+from leaderboard.findings.museum import draw_museum, guide, museum, published
 from leaderboard.site.run_page import run_page
 from leaderboard.tables.headline import headline
 from leaderboard.tables.museum import Accuracy, cases, exhibited, exhibits, outcome
@@ -134,7 +134,7 @@ def test_clean_accuracy_is_held_against_what_the_idea_costs() -> None:
     told = museum(rows)
     assert told is not None
     note = next(note for note in told.notes if note.startswith("Clean accuracy"))
-    assert "in 2 of 3; not of thermometer_encoding (−45.0, of which 1 points" in note
+    assert "in 2 of 3; not of thermometer_encoding (−45.0, of which 1 point," in note
 
 
 def test_what_is_drawn_follows_the_rows() -> None:
@@ -180,8 +180,19 @@ def test_a_figure_says_how_sure_it_is() -> None:
     assert str(Accuracy(certainty="stated", words="all of them")) == "all of them"
 
 
+def test_the_guide_says_what_a_run_found() -> None:
+    page = guide(results(ROWS))
+    assert "of 3 broken defenses 3 get no `holds`" in page
+    assert (
+        "- Here: clean 90.0 %; the naive attack leaves 90 %, the panel alone 60 %, with the way "
+        "round 5 %: *masked*, by zero-gradient"
+    ) in page
+    assert "adversarial_training, clean 90.0 %" in page
+    assert "- Here" not in guide()
+
+
 def test_the_guide_is_made_from_the_records() -> None:
     page = Path(__file__).parents[3] / "docs" / "museum.md"
-    assert page.read_text(encoding="utf-8") == guide(), (
+    assert page.read_text(encoding="utf-8") == guide(published()), (
         "python -m leaderboard.findings.museum > docs/museum.md"
     )
