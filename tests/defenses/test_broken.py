@@ -392,7 +392,7 @@ def test_gradient_regularisation_pays_for_the_length_of_each_rows_gradient() -> 
     off = model(x).softmax(dim=1) - nn.functional.one_hot(y, 2)
     penalty = 3.0 * (off @ model.weight).square().sum(dim=1).mean()
     loss = objective(model, x, y)
-    assert float(loss) == pytest.approx(float(plain + penalty))
+    assert loss.item() == pytest.approx((plain + penalty).item())
     loss.backward()  # through the gradient: the penalty teaches
     assert model.weight.grad is not None
     (alone,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), model.weight)
