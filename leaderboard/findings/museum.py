@@ -113,7 +113,7 @@ def draw_museum(results: Results, _: Material) -> dict[str, Figure]:
     axis.set_yticks(range(len(rows)), [case.label for case in rows])
     axis.axhline(sum(case.record is not None for case in rows) - 0.5, color="0.5", linewidth=0.5)
     axis.set_xlim(-2, 102)
-    axis.set_xlabel("sources that stand, in %, mean over seeds; below the line, broken defenses")
+    axis.set_xlabel("sources that stand, in %; above the line, controls")
     legend(figure)
     return {FIGURE: figure}
 

@@ -248,13 +248,13 @@ def outcome(found: Sequence[Case]) -> str:
     ways = [case for case in broken if case.gap is not None]
     near = sum((case.gap or 0) <= NEAR for case in ways)
     own = sum(bool(case.record and case.record.by_itself) for case in broken)
-    told = f"of {len(names)} broken defenses {len(names - holding)} get no `holds`"
+    told = f"{len(holding) or 'none'} of {len(names)} broken defenses is found to hold"
     if ways:
         told += (
-            f"; in {near} of {len(ways)} the panel alone comes within {100 * NEAR:g} points of the "
-            "adaptive attack"
+            f"; in {near} of {len(ways)} cases the panel alone comes within {100 * NEAR:g} points "
+            "of the adaptive attack"
         )
-    return told + (f", and in {own} it is that attack" if own else "")
+    return told + (f", and in {own} more it is that attack" if own else "")
 
 
 def exhibited(found: Sequence[Case]) -> bool:

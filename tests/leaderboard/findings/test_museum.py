@@ -101,8 +101,8 @@ def test_the_finding_counts_what_was_found_and_names_what_was_not() -> None:
     found = museum(results(ROWS))
     assert found is not None
     assert found.sentences[0] == (
-        "L∞, budget 0.2: of 3 broken defenses 3 get no `holds`; in 1 of 2 the panel alone comes "
-        "within 5 points of the adaptive attack, and in 1 it is that attack."
+        "L∞, budget 0.2: none of 3 broken defenses is found to hold; in 1 of 2 cases the panel "
+        "alone comes within 5 points of the adaptive attack, and in 1 more it is that attack."
     )
     assert (
         "more than 5 points above the adaptive attack on thermometer_encoding (+55)."
@@ -115,7 +115,7 @@ def test_the_finding_counts_what_was_found_and_names_what_was_not() -> None:
 def test_versions_of_a_defense_are_one_that_holds_where_one_of_them_does() -> None:
     more = verdict("output_codes", 0.5, "holds", bits=32)
     (found,) = cases(results([*ROWS, more]))
-    assert outcome(found).startswith("of 3 broken defenses 2 get no `holds`")
+    assert outcome(found).startswith("1 of 3 broken defenses is found to hold")
     assert headline(results([*ROWS, more])) == f"L∞ budget 0.2: {outcome(found)}"
     assert not exhibited(found[1:2])
     assert not exhibited([found[1], found[-1]])  # two versions of one are no museum
@@ -157,7 +157,7 @@ def test_the_page_of_the_run_shows_the_museum(monkeypatch: pytest.MonkeyPatch) -
         "network": "n", "recipe": "r", "device": "cpu", "retort": "1", "libraries": {"torch": "2"},
     }  # fmt: skip
     page = run_page(results(ROWS), environment)
-    assert "of 3 broken defenses 3 get no `holds`" in page
+    assert "none of 3 broken defenses is found to hold" in page
     assert exhibits()["magnet"].gave_away in page.replace("&#39;", "'")
     assert 'id="museum"' not in run_page(results([ROWS[0], ROWS[-1]]), environment)
 
@@ -166,8 +166,8 @@ def test_a_broken_defense_that_holds_is_named() -> None:
     rows = [*ROWS[:3], verdict("magnet", 0.5, "holds"), *ROWS[4:]]
     found = museum(results(rows))
     assert found is not None
-    assert "2 get no `holds`" in found.sentences[0]
-    assert "`holds` is said of magnet" in found.sentences[0]
+    assert "1 of 3 broken defenses is found to hold" in found.sentences[0]
+    assert "found to hold: magnet" in found.sentences[0]
 
 
 def test_a_run_without_them_has_no_such_finding() -> None:
@@ -182,7 +182,7 @@ def test_a_figure_says_how_sure_it_is() -> None:
 
 def test_the_guide_says_what_a_run_found() -> None:
     page = guide(results(ROWS))
-    assert "of 3 broken defenses 3 get no `holds`" in page
+    assert "none of 3 broken defenses is found to hold" in page
     assert (
         "- Here: clean 90.0 %; the naive attack leaves 90 %, the panel alone 60 %, with the way "
         "round 5 %: *masked*, by zero-gradient"
