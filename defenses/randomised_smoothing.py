@@ -90,7 +90,7 @@ class Steadied(Average):
         together = max(1, ROWS // max(1, len(x)))
         found = [
             self.model((x + self.sigma * part).flatten(0, 1)).view(len(part), len(x), -1)
-            for part in noise.split(together)
+            for part in torch.split(noise, together)
         ]
         return mean_answer(torch.cat(found))
 

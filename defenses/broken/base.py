@@ -86,8 +86,9 @@ def way_round_of(defense: Defense) -> Callable[[nn.Module], nn.Module] | None:
     """Return what makes the way round of a network of ``defense``, None where it has none."""
     if isinstance(defense, Distillation):
         return lambda model: Cooled(model, defense.temperature)
-    known = isinstance(defense, Broken) and type(defense).way_round is not Broken.way_round
-    return defense.way_round if known else None
+    if not isinstance(defense, Broken) or type(defense).way_round is Broken.way_round:
+        return None
+    return defense.way_round
 
 
 def _why_not(defense: Defense, name: str) -> str:
