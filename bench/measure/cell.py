@@ -177,7 +177,7 @@ def attack_sources(
 
 
 def tireless(attack: Attack) -> Attack:
-    """Return ``attack`` without its ``early_stop``: a first success on a stochastic model is chance.
+    """Return ``attack`` without ``early_stop``: of a stochastic model a first success is chance.
 
     What a lucky draw lets pass, the most frequent answer of several seldom does.
     """
