@@ -11,6 +11,7 @@ from bench.plan.matrix import load_matrix
 from bench.plugins import discovery, parameter, registry
 from defenses.broken.base import way_round_of
 from leaderboard.findings.museum import draw_museum, guide, museum, published
+from leaderboard.site.citations import cited
 from leaderboard.site.run_page import run_page
 from leaderboard.tables.headline import headline
 from leaderboard.tables.museum import Accuracy, cases, exhibited, exhibits, outcome
@@ -196,3 +197,11 @@ def test_the_guide_is_made_from_the_records() -> None:
     assert page.read_text(encoding="utf-8") == guide(published()), (
         "python -m leaderboard.findings.museum > docs/museum.md"
     )
+
+
+def test_every_exhibit_has_a_paper_to_cite() -> None:
+    for name in exhibits():
+        (reference, *_) = cited([name])
+        assert name in reference.of
+        assert str(reference.fields["year"]) in reference.words
+        assert reference.bibtex.startswith("@")
