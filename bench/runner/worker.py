@@ -54,7 +54,7 @@ from bench.runner.keys import attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
 from bench.runner.state import ProcessState, checksum
 from bench.runner.task import Report, Settings, Task
-from bench.suspicion.average import Average
+from bench.suspicion.average import LEAST_DRAWS, Average
 from bench.suspicion.suspect import suspect
 from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError
@@ -407,6 +407,8 @@ def attacked(defense: Defense, model: nn.Module) -> nn.Module:
     weight = next(iter(model.state_dict().values()), None)
     if isinstance(weight, Tensor):
         subject.to(weight.device)  # one with a buffer of its own stands where it was made
+    if isinstance(subject, Average) and subject.draws >= LEAST_DRAWS:
+        return subject  # an average of its own, which is not averaged once more
     return Average(subject) if defense.stochastic else subject
 
 
