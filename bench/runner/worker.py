@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -43,19 +43,28 @@ from bench.evidence.folder import RunFolder
 from bench.handed.diagnose import doubt
 from bench.measure.cell import Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError, predict
+from bench.measure.watch import Passes
+from bench.plan.graph import FITS
 from bench.plugins import discovery as doors
 from bench.plugins import registry
-from bench.plugins.contracts import AttackContext, Defense, HandedOver
+from bench.plugins.contracts import (
+    LEARNT,
+    Attack,
+    AttackContext,
+    Defense,
+    HandedOver,
+    LearningAttack,
+)
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
 from bench.plugins.unpickle import trust
-from bench.runner.keys import attack_source, fit_source
+from bench.runner.keys import attack_fit_source, attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
 from bench.runner.state import ProcessState, checksum
 from bench.runner.task import Report, Settings, Task
 from bench.suspicion.average import Average
 from bench.suspicion.suspect import suspect
-from bench.training.fit import derive_seed, fit
+from bench.training.fit import derive_seed, fit, fit_attack, refuse_infinite
 from bench.training.loop import DivergedError
 
 T = TypeVar("T")
@@ -217,7 +226,7 @@ class Worker:
         try:
             _check_files(task)
             self._check_source(task)
-            if task.kind == "fit":
+            if task.kind in FITS:
                 cached = self._fit(task)
             elif task.kind == "probe":
                 self._probe(task)
@@ -234,53 +243,85 @@ class Worker:
 
     def _fit(self, task: Task) -> bool:
         stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
-        weights = _cached_weights(stored, task.key)
-        cached = weights is not None
-        if weights is None:
+        found = _cached(stored, task.key)
+        cached = found is not None
+        if found is None:
             # One process learns, the others wait; the operating system frees a dead one's lock.
             with locked(stored.with_name(f"{stored.name}.lock")):
-                weights = _cached_weights(stored, task.key)
-                cached = weights is not None
-                if weights is None:
-                    weights = self._learn(task, stored)
-        place(stored, self.folder.weights(task.id))
+                found = _cached(stored, task.key)
+                cached = found is not None
+                if found is None:
+                    found = self._learn(task, stored)
+        place(stored, self.folder.weights(task.id, task.kind))
         document = {
             "id": task.id,
             "outcome": asdict(Outcome("done")),
-            "weights": weights,
             "evidence": digest(task.key),
-            "key": task.key,
+            **found,
         }
-        write_json(self.folder.model(task.id), document)
+        write_json(self.folder.document(task.kind, task.id), document)
         return cached
 
-    def _learn(self, task: Task, stored: Path) -> str:
-        document = task.document
-        name = document["defense"]["name"]
+    def _learn(self, task: Task, stored: Path) -> Document:
+        """Fit a defense or an attack, and return what the cache says of it beside its weights."""
+        what = "defense" if task.kind == "fit" else "attack"
+        who = f"{what} {task.document[what]['name']!r}"
+        shared = task.document if task.kind == "fit" else self._fit_document(task)
         self.models.changed()  # by whatever: if so, it is loaded anew
-        data, fitted = self._data(document, task.key), self.models.fitted(task.needs)
-        start = time.perf_counter()
-        model = fit(
-            make_defense(document),
-            registry.NETWORKS.make(spec_of(document["network"])),
-            data,
-            find_recipe(document["recipe"]["name"]),
-            derive_seed(document["seed"], name),
-            fitted,
-            registry.ATTACKS.make,
-        )
-        self._timings[f"training:{task.id}"] = time.perf_counter() - start
+        data = self._data(shared, task.key)
+        passes = Passes()
+        if task.kind == "fit":
+            module = self._trained(task, data)
+        else:
+            module = self._learnt(task, shared, data, passes)
         if self.models.changed():
-            raise ContractError(f"defense {name!r} changes the data set that it learns from")
-        broken = [
-            key for key, value in model.state_dict().items() if not torch.isfinite(value).all()
-        ]
-        if broken:
-            raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
+            raise ContractError(f"{who} changes the data set that it learns from")
+        self._check_weights(who, "while it learns")
+        refuse_infinite(module)
         _check_files(task)
-        weights = write_tensors(stored, model.state_dict())
-        write_json(stored.with_suffix(".json"), {"weights": weights, "key": task.key})
-        return weights
+        found: Document = {"weights": write_tensors(stored, module.state_dict()), "key": task.key}
+        if task.kind == "attack-fit":
+            found["queries"] = {"forwards": passes.forwards, "backwards": passes.backwards}
+        write_json(stored.with_suffix(".json"), found)
+        return found
+
+    def _trained(self, task: Task, data: Dataset) -> nn.Module:
+        """Return the model of a defense, trained."""
+        document, fitted = task.document, self.models.fitted(task.needs)
+        with self._timed(task):
+            return fit(
+                make_defense(document),
+                registry.NETWORKS.make(spec_of(document["network"])),
+                data,
+                find_recipe(document["recipe"]["name"]),
+                derive_seed(document["seed"], document["defense"]["name"]),
+                fitted,
+                registry.ATTACKS.make,
+            )
+
+    def _learnt(self, task: Task, shared: Document, data: Dataset, passes: Passes) -> nn.Module:
+        """Return what an attack learns about a model, whose fit has the document ``shared``."""
+        defense, model = self._load(task.needs["model"])
+        attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
+        assert isinstance(attack, LearningAttack), f"{task.document['attack']} learns nothing"
+        fitted = self.models.fitted(task.document["requires"])
+        subject = asked(attack, defense, model)
+        with self._timed(task), passes.counted(subject):
+            return fit_attack(
+                attack,
+                subject,
+                data,
+                find_recipe(shared["recipe"]["name"]),
+                derive_seed(task.document["seed"], task.document["attack"]["name"]),
+                fitted,
+                registry.ATTACKS.make,
+            )
+
+    @contextlib.contextmanager
+    def _timed(self, task: Task) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._timings[f"training:{task.id}"] = time.perf_counter() - start
 
     def _probe(self, task: Task) -> None:
         fit_id = task.needs["model"]
@@ -314,9 +355,8 @@ class Worker:
         sources = self.models.sources(task.document, data)
         if task.only is not None:
             sources = sources.only(torch.tensor(task.only, dtype=torch.int64))
-        context = AttackContext(
-            data.info, attack_seed(task.document), self.models.fitted(task.document["requires"])
-        )
+        fitted = self.models.fitted(task.document["requires"], task.document.get(LEARNT))
+        context = AttackContext(data.info, attack_seed(task.document), fitted)
         subject = Subject(
             model,
             anew=lambda: self._load(fit_id)[1],
@@ -357,6 +397,8 @@ class Worker:
         else:
             document = self._fit_document(task)
             what, kept = "defense", task.key["model"]["source"] == fit_source(document)
+        if kept and task.kind == "attack-fit":
+            what, kept = "attack", task.key["source"] == attack_fit_source(task.document)
         if kept and task.kind == "cell":
             what, kept = "attack", task.key["attack_source"] == attack_source(task.document)
         if not kept:
@@ -366,6 +408,9 @@ class Worker:
         """Raise ContractError that names ``who`` where the test data or a model's weights moved."""
         if self.models.changed(test_only=True):
             raise ContractError(f"{who} changes the data set {when}")
+        self._check_weights(who, when)
+
+    def _check_weights(self, who: str, when: str) -> None:
         if any(_weights_of(model) != before for model, before in self._loaded):
             raise ContractError(f"{who} changes the weights or buffers of the model {when}")
 
@@ -384,6 +429,12 @@ def _inference(model: nn.Module, data: Dataset) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[1:])
+
+
+def asked(attack: Attack, defense: Defense, model: nn.Module) -> nn.Module:
+    """Return what an attack asks and, where it follows gradients, differentiates."""
+    differentiates = attack.access == "gradients" and attack.adaptive
+    return attacked(defense, model) if differentiates else model
 
 
 def attacked(defense: Defense, model: nn.Module) -> nn.Module:
@@ -424,11 +475,10 @@ def _check_files(task: Task) -> None:
         check(placed(path), found)  # as it was when the key was made
 
 
-def _cached_weights(stored: Path, key: Document) -> str | None:
+def _cached(stored: Path, key: Document) -> Document | None:
     try:
-        document = read_json(stored.with_suffix(".json"))
-        weights: str = document["weights"]
-        check(stored, weights)
+        document: Document = read_json(stored.with_suffix(".json"))
+        check(stored, document["weights"])
     except (DamagedError, KeyError, TypeError):
         return None  # missing, torn or damaged: it is learnt again, never trusted
-    return weights if document.get("key") == key else None
+    return document if document.get("key") == key else None
