@@ -47,9 +47,9 @@ class AdvGAN(LearningAttack):
     bound: float | None = None
     margin: float = 2.0
     output: Output = "margin"
-    steps: int = 1000
-    batch_size: int = 128
-    lr: float = 1e-3
+    steps: int = 400
+    batch_size: int = 64
+    lr: float = 2e-3
     width: int = 16
     fitted_eps: float | None = None
 

@@ -51,8 +51,8 @@ class Universal(LearningAttack):
     steps: int = 400
     batch_size: int = 128
     fooling_rate: float = 1.0
-    clip: float = 9.0
-    output: Output = "log_odds"
+    clip: float = 2.0
+    output: Output = "margin"
     fitted_eps: float | None = None
 
     def __post_init__(self) -> None:
