@@ -156,7 +156,8 @@ def _excess(settings: AdvGAN, change: Tensor) -> Tensor:
     """Return by how much perturbations are longer than the bound, the mean over rows."""
     flat = change.flatten(1)
     bound = settings.bound or settings.eps * flat.shape[1] ** 0.5
-    return (torch.linalg.vector_norm(flat, dim=1) - bound).clamp(min=0).mean()
+    length: Tensor = torch.linalg.vector_norm(flat, dim=1)
+    return (length - bound).clamp(min=0).mean()
 
 
 class ConvGenerator(nn.Module):

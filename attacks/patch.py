@@ -82,7 +82,7 @@ class Patch(LearningAttack):
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
     ) -> Perturbation:
         """Put the patch onto every row, at its place or a random one: the model is not asked."""
-        patches = self.learnt(context).patches
+        patches = self.learnt(context).get_parameter("patches").detach()
         streams = sample_streams(context.sample_ids, target, context.info.classes)
         numbers = draws.uniform(context.seed, 0, row_streams(x, streams), 2)
         places = self.places(x, numbers)

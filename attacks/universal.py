@@ -91,9 +91,9 @@ class Universal(LearningAttack):
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
     ) -> Perturbation:
         """Add the same perturbation to every row, inside the box: the model is not asked."""
-        delta = self.learnt(context).delta
+        delta = self.learnt(context).get_parameter("delta").detach()
         if self.fitted_eps is not None:
-            delta = delta * (self.eps / self.fitted_eps)
+            delta = delta * (self.eps / self.fitted_eps)  # a copy: what was learnt stays
         return Perturbation(add(x, delta, self.eps, self.norm))
 
 
@@ -188,7 +188,7 @@ def _within(delta: Tensor, eps: float, norm: BallNorm) -> Tensor:
     """Return ``delta`` (1, features) in the ball of radius ``eps`` around 0, whatever the box."""
     if norm == "linf":
         return delta.clamp(-eps, eps)
-    length = torch.linalg.vector_norm(delta)
+    length: Tensor = torch.linalg.vector_norm(delta)
     return delta * (eps / length).clamp(max=1)
 
 
