@@ -11,6 +11,7 @@ from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
 from leaderboard.findings.finding import Finding
 from leaderboard.findings.fooling import draw_fooling, fooling
+from leaderboard.findings.learned import learned
 from leaderboard.findings.linear import draw_linear, linear
 from leaderboard.findings.logits import draw_logits, logits
 from leaderboard.findings.material import Material
@@ -32,6 +33,7 @@ FINDINGS: tuple[Callable[[Results], Finding | None], ...] = (
     networks,
     fooling,
     museum,
+    learned,
 )
 """In the order of the page; each is None where the run has nothing to say about it."""
 
