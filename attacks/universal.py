@@ -166,7 +166,7 @@ def _learn(settings: Universal, model: Model, train: Split, generator: torch.Gen
     with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
         steps = batches(train, settings.batch_size, settings.steps, generator)
         for step, (x, _) in enumerate(steps):
-            if step % every == 0 and (rate := _fooled(model, sample, delta)) > most:
+            if step % every == 0 and (rate := _fooled(model, sample, delta)) >= most:
                 best, most = delta.clone(), rate
                 if rate >= settings.fooling_rate:
                     break
@@ -179,7 +179,7 @@ def _learn(settings: Universal, model: Model, train: Split, generator: torch.Gen
             length = FIRST * eps * (1 - step / settings.steps)
             moved = delta.flatten(1) + length * steepest(gradient, norm)
             delta = _within(moved, eps, norm).view_as(delta)
-        if _fooled(model, sample, delta) > most:
+        if _fooled(model, sample, delta) >= most:
             best = delta
     return best[0]
 

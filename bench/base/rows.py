@@ -400,7 +400,7 @@ FILES: dict[str, type] = {
 """What each object of a file is."""
 
 PARTS: tuple[type, ...] = (
-    ThreatRow, FlagRow, PairedRow, BinRow, SensitivityRow, GradientsRow, SuspicionRow, RecheckRow,
+    ThreatRow, FlagRow, PairedRow, LearntRow, BinRow, SensitivityRow, GradientsRow, SuspicionRow, RecheckRow,
     SeedRow, BreakerRow, CurveRow, ReachRow, ExampleRow, SideRow,
 )  # fmt: skip
 """What the objects hold in turn."""

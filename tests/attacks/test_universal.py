@@ -114,6 +114,14 @@ def test_one_fit_serves_smaller_budgets_by_its_scale() -> None:
     assert torch.allclose(moved - x, torch.full((2, 6), 0.1))
 
 
+def test_what_fools_nobody_is_returned_all_the_same(
+    linear: tuple[nn.Module, Tensor, Tensor],
+) -> None:
+    model, x, _ = linear
+    delta = universal(model, x, eps=0.01, steps=40)
+    assert torch.allclose(delta, torch.full((6,), 0.01), atol=1e-3)
+
+
 def test_inputs_of_several_shapes_are_refused() -> None:
     delta = torch.zeros(1, 8, 8)
     with pytest.raises(ValueError, match=r"learnt for inputs of shape \(1, 8, 8\), and these are"):
