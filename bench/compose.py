@@ -71,9 +71,11 @@ def run_prepared(
 ) -> RunResult:
     """Carry out what ``prepare`` returned for the same ``options``, and write its folder."""
     from bench.evidence.folder import RunFolder
+    from bench.results.costs import measure_costs
     from bench.runner.processes import LocalExecutor, default_memory, default_workers
     from bench.runner.recheck import recheck
     from bench.runner.schedule import execute
+    from leaderboard.pages.publish import COSTED
 
     plan, settings, data = prepared
     if watch:
@@ -86,6 +88,8 @@ def run_prepared(
         progress = execute(plan, data, settings, executor, observer, options.fresh, options.replace)
         folder = RunFolder(settings.run)
         recheck(plan, folder, executor, options.fresh)
+        if plan.matrix.report in COSTED:
+            measure_costs(plan, folder, executor, progress.weights, progress.training)
     results = _write(plan, data, folder, settings, progress)
     return RunResult(settings.run, results, progress)
 

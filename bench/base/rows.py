@@ -400,8 +400,8 @@ FILES: dict[str, type] = {
 """What each object of a file is."""
 
 PARTS: tuple[type, ...] = (
-    ThreatRow, FlagRow, PairedRow, LearntRow, BinRow, SensitivityRow, GradientsRow, SuspicionRow, RecheckRow,
-    SeedRow, BreakerRow, CurveRow, ReachRow, ExampleRow, SideRow,
+    ThreatRow, FlagRow, PairedRow, LearntRow, BinRow, SensitivityRow, GradientsRow, SuspicionRow,
+    RecheckRow, SeedRow, BreakerRow, CurveRow, ReachRow, ExampleRow, SideRow,
 )  # fmt: skip
 """What the objects hold in turn."""
 

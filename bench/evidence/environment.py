@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 
 from bench.base.types import Document
@@ -14,6 +15,10 @@ LIBRARIES = (
     "adversarial-robustness-toolbox", "matplotlib", "numpy", "pandas", "pyarrow", "safetensors",
     "scikit-learn", "statsmodels", "torch", "torchattacks", "torchvision",
 )  # fmt: skip
+
+
+DRIVER = Path("/proc/driver/nvidia/version")
+"""Where Linux says which driver of a GPU is loaded."""
 
 
 def describe(plan: Plan, device: str) -> Document:
@@ -29,7 +34,38 @@ def describe(plan: Plan, device: str) -> Document:
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "libraries": {name: _version(name) for name in LIBRARIES},
+        **accelerator(device),
     }
+
+
+def accelerator(device: str) -> Document:
+    """Return what a result on a GPU depends on beside torch: CUDA, cuDNN, driver; nothing on a CPU.
+
+    The driver's version stands where Linux tells it, and is None elsewhere.
+    """
+    if device == "cpu":
+        return {}
+    import torch
+
+    return {
+        "accelerator": {
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "driver": _driver(),
+        }
+    }
+
+
+def _driver() -> str | None:
+    if not DRIVER.exists():
+        return None
+    found = re.search(r"\d+\.\d+(\.\d+)?", DRIVER.read_text(encoding="utf-8", errors="replace"))
+    return found[0] if found else None
+
+
+def hardware(device: str) -> str:
+    """Return on what results are the same to the last bit: ``cpu``, or the model of the GPU."""
+    return "cpu" if device == "cpu" else f"cuda: {device_name(device)}"
 
 
 def device_name(device: str) -> str:

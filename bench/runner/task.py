@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.base.types import DataInfo, Document, Outcome
@@ -58,10 +58,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Report:
-    """How a task ended, what it took, and the traceback where it raised."""
+    """How a task ended, what it took, and the traceback where it raised.
+
+    ``training``: of a fit, what its training took when it was learnt, now or long ago: seconds of
+    the clock and of the processor, how many processes wanted each core, and the machine.
+    """
 
     outcome: Outcome
     seconds: float = 0.0
     cached: bool = False
     trace: str | None = None
-    timings: Mapping[str, float] = field(default_factory=dict)
+    training: Document | None = None

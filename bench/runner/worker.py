@@ -7,14 +7,14 @@ import multiprocessing
 import os
 import random
 import signal
-import statistics
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,11 +38,13 @@ from bench.base.fingerprint import digest
 from bench.base.offline import forbid_network
 from bench.base.places import placed, start_at
 from bench.base.text import LONGEST, cut, one_line, plain
-from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
+from bench.base.types import DamagedError, Document, Outcome, UserError, fewer_rows, spec_of
+from bench.evidence.environment import device_name
 from bench.evidence.folder import RunFolder
 from bench.handed.diagnose import doubt
+from bench.measure.arithmetic import make_exact
 from bench.measure.cell import Subject, attack_sources
-from bench.measure.query import DRAWS, ContractError, predict
+from bench.measure.query import DRAWS, ContractError
 from bench.measure.watch import Passes
 from bench.plan.graph import FITS
 from bench.plugins import discovery as doors
@@ -68,6 +70,9 @@ from bench.training.fit import derive_seed, fit, fit_attack, refuse_infinite
 from bench.training.loop import DivergedError
 
 T = TypeVar("T")
+
+LESS = 8
+"""Of how many rows one is asked at a time, once a device had no room for all of them."""
 
 
 def serve(connection: Connection, settings: Settings, environment: Mapping[str, str]) -> None:
@@ -118,7 +123,8 @@ def _initialise(settings: Settings) -> None:
     start_at(settings.base)
     forbid_network(settings.data.offline)
     trust(settings.trusted)
-    prepare_torch()
+    make_exact()
+    torch.set_num_threads(1)
     _use_optimizers()
     doors.load_plugins(settings.plugins)
     if settings.sealed:
@@ -156,6 +162,8 @@ def _named(task: Task) -> None:
 
 def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
     try:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()  # an error of the device stays with its process: raises again
         changes = state.changes()
         if changes:
             what = getattr(args[0], "id", "a task") if args else "a task"
@@ -165,19 +173,6 @@ def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
     except BaseException:  # noqa: BLE001 (what cannot even be asked is not as it was)
         return False
     return not changes
-
-
-def prepare_torch() -> None:
-    """One CPU thread, deterministic kernels, no TF32: the same numbers every time."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(1)
-    # A warning in the log, not an error: on a GPU some plain layers have no deterministic backward.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # A debugging aid of the deterministic mode: it fills every new tensor with NaN first.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
 
 
 def run_task(task: Task) -> Report:
@@ -210,28 +205,17 @@ class Worker:
         self.settings = settings
         self.folder = RunFolder(settings.run)
         self.models = Rebuilder(settings)
-        self._timings: dict[str, float] = {}
+        self._training: Document | None = None
         self._loaded: list[tuple[nn.Module, int]] = []
 
     def run(self, task: Task) -> Report:
         """Run one task, and write what it leaves."""
         start = time.perf_counter()
-        seed = int(digest({"seed": task.document.get("seed", 0), "node": task.id})[:8], 16)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        cached = False
-        self._timings = {}
-        self._loaded = []
+        self._training = None
         try:
             _check_files(task)
             self._check_source(task)
-            if task.kind in FITS:
-                cached = self._fit(task)
-            elif task.kind == "probe":
-                self._probe(task)
-            else:
-                self._cell(task)
+            cached = self._with_room(task)
         except BaseException as error:  # noqa: BLE001 (other people's code)
             self.models.changed()  # and if so, loaded anew for the next task
             trace = cut(plain(traceback.format_exc(limit=-30)), 100 * LONGEST)
@@ -239,25 +223,55 @@ class Worker:
                 Outcome("failed", reason_of(error)), time.perf_counter() - start, trace=trace
             )
         seconds = time.perf_counter() - start
-        return Report(Outcome("done"), seconds, cached, timings=self._timings)
+        return Report(Outcome("done"), seconds, cached, training=self._training)
+
+    def _with_room(self, task: Task) -> bool:
+        """Do a task, and once more with fewer rows at a time where the device has no room for it.
+
+        Not a fit: how many rows it learns from at once decides what it learns.
+        """
+        try:
+            return self._do(task)
+        except torch.OutOfMemoryError:
+            if task.kind in FITS:
+                raise
+        torch.cuda.empty_cache()
+        with fewer_rows(LESS):
+            return self._do(task)
+
+    def _do(self, task: Task) -> bool:
+        """Do a task, and return whether what it leaves came out of the cache."""
+        seed = int(digest({"seed": task.document.get("seed", 0), "node": task.id})[:8], 16)
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        self._loaded = []
+        if task.kind in FITS:
+            return self._fit(task)
+        if task.kind == "probe":
+            self._probe(task)
+        else:
+            self._cell(task)
+        return False
 
     def _fit(self, task: Task) -> bool:
         stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
-        found = _cached(stored, task.key)
+        found = _cached_fit(stored, task.key)
         cached = found is not None
         if found is None:
             # One process learns, the others wait; the operating system frees a dead one's lock.
             with locked(stored.with_name(f"{stored.name}.lock")):
-                found = _cached(stored, task.key)
+                found = _cached_fit(stored, task.key)
                 cached = found is not None
                 if found is None:
                     found = self._learn(task, stored)
         place(stored, self.folder.weights(task.id, task.kind))
+        self._training = found.get("training")
         document = {
             "id": task.id,
             "outcome": asdict(Outcome("done")),
             "evidence": digest(task.key),
-            **found,
+            **{name: value for name, value in found.items() if name != "training"},
         }
         write_json(self.folder.document(task.kind, task.id), document)
         return cached
@@ -268,60 +282,66 @@ class Worker:
         who = f"{what} {task.document[what]['name']!r}"
         shared = task.document if task.kind == "fit" else self._fit_document(task)
         self.models.changed()  # by whatever: if so, it is loaded anew
-        data = self._data(shared, task.key)
-        passes = Passes()
-        if task.kind == "fit":
-            module = self._trained(task, data)
-        else:
-            module = self._learnt(task, shared, data, passes)
+        data, passes = self._data(shared, task.key), Passes()
+        work = self._defense(task, data) if task.kind == "fit" else self._attack(task, data, passes)
+        start, processor = time.perf_counter(), time.process_time()
+        module = work()
+        training = {
+            "seconds": time.perf_counter() - start,
+            "processor": time.process_time() - processor,
+            "load": _load(),
+            "on": "processor" if self.settings.device == "cpu" else "accelerator",
+            "device": device_name(self.settings.device),
+        }
         if self.models.changed():
             raise ContractError(f"{who} changes the data set that it learns from")
         self._check_weights(who, "while it learns")
         refuse_infinite(module)
         _check_files(task)
-        found: Document = {"weights": write_tensors(stored, module.state_dict()), "key": task.key}
+        weights = write_tensors(stored, module.state_dict())
+        document = {"weights": weights, "key": task.key, "training": training}
         if task.kind == "attack-fit":
-            found["queries"] = {"forwards": passes.forwards, "backwards": passes.backwards}
-        write_json(stored.with_suffix(".json"), found)
-        return found
+            document["queries"] = {"forwards": passes.forwards, "backwards": passes.backwards}
+        write_json(stored.with_suffix(".json"), document)
+        return document
 
-    def _trained(self, task: Task, data: Dataset) -> nn.Module:
-        """Return the model of a defense, trained."""
-        document, fitted = task.document, self.models.fitted(task.needs)
-        with self._timed(task):
-            return fit(
-                make_defense(document),
-                registry.NETWORKS.make(spec_of(document["network"])),
-                data,
-                find_recipe(document["recipe"]["name"]),
-                derive_seed(document["seed"], document["defense"]["name"]),
-                fitted,
-                registry.ATTACKS.make,
-            )
+    def _defense(self, task: Task, data: Dataset) -> Callable[[], nn.Module]:
+        """Return what trains the model of a defense."""
+        document = task.document
+        return partial(
+            fit,
+            make_defense(document),
+            registry.NETWORKS.make(spec_of(document["network"])),
+            data,
+            find_recipe(document["recipe"]["name"]),
+            derive_seed(document["seed"], document["defense"]["name"]),
+            self.models.fitted(task.needs),
+            registry.ATTACKS.make,
+        )
 
-    def _learnt(self, task: Task, shared: Document, data: Dataset, passes: Passes) -> nn.Module:
-        """Return what an attack learns about a model, whose fit has the document ``shared``."""
+    def _attack(self, task: Task, data: Dataset, passes: Passes) -> Callable[[], nn.Module]:
+        """Return what lets an attack learn about a model, whose ``passes`` are counted."""
+        document = task.document
         defense, model = self._load(task.needs["model"])
-        attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
-        assert isinstance(attack, LearningAttack), f"{task.document['attack']} learns nothing"
-        fitted = self.models.fitted(task.document["requires"])
+        attack = registry.ATTACKS.make(spec_of(document["attack"]))
+        assert isinstance(attack, LearningAttack), f"{document['attack']} learns nothing"
         subject = asked(attack, defense, model)
-        with self._timed(task), passes.counted(subject):
-            return fit_attack(
-                attack,
-                subject,
-                data,
-                find_recipe(shared["recipe"]["name"]),
-                derive_seed(task.document["seed"], task.document["attack"]["name"]),
-                fitted,
-                registry.ATTACKS.make,
-            )
+        work = partial(
+            fit_attack,
+            attack,
+            subject,
+            data,
+            find_recipe(self._fit_document(task)["recipe"]["name"]),
+            derive_seed(document["seed"], document["attack"]["name"]),
+            self.models.fitted(document["requires"]),
+            registry.ATTACKS.make,
+        )
 
-    @contextlib.contextmanager
-    def _timed(self, task: Task) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._timings[f"training:{task.id}"] = time.perf_counter() - start
+        def counted() -> nn.Module:
+            with passes.counted(subject):
+                return work()
+
+        return counted
 
     def _probe(self, task: Task) -> None:
         fit_id = task.needs["model"]
@@ -337,7 +357,6 @@ class Worker:
             seed=sources.seed,
         )
         found = self.models.probe(model, task.document, data)
-        self._timings[f"inference:{task.needs['model']}"] = _inference(model, data)
         self._check_kept(f"defense {registry.DEFENSES.name_of(defense)!r}", "when it is asked")
         path = self.folder.probe(task.id)
         files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
@@ -419,16 +438,12 @@ class Worker:
         return document
 
 
-def _inference(model: nn.Module, data: Dataset) -> float:
-    """Return the seconds of a pass over up to 1,000 test images: the median of five, once warm."""
-    x, seconds = data.test.take(slice(None, 1000)).x, []
-    for _ in range(6):
-        start = time.perf_counter()
-        predict(model, x, data.info.classes)
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+def _load() -> float | None:
+    """Return how many processes wanted each core of late; None where the system does not say."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):
+        return None
 
 
 def asked(attack: Attack, defense: Defense, model: nn.Module) -> nn.Module:
@@ -440,6 +455,9 @@ def asked(attack: Attack, defense: Defense, model: nn.Module) -> nn.Module:
 def attacked(defense: Defense, model: nn.Module) -> nn.Module:
     """Return what a gradient attack differentiates: of a stochastic defense an average of draws."""
     subject = defense.surrogate(model)
+    weight = next(iter(model.state_dict().values()), None)
+    if isinstance(weight, Tensor):
+        subject.to(weight.device)  # one with a buffer of its own stands where it was made
     return Average(subject) if defense.stochastic else subject
 
 
@@ -475,7 +493,7 @@ def _check_files(task: Task) -> None:
         check(placed(path), found)  # as it was when the key was made
 
 
-def _cached(stored: Path, key: Document) -> Document | None:
+def _cached_fit(stored: Path, key: Document) -> Document | None:
     try:
         document: Document = read_json(stored.with_suffix(".json"))
         check(stored, document["weights"])
