@@ -26,7 +26,7 @@ def measure_costs(
     weights: Mapping[str, str],
     training: Mapping[str, Document],
 ) -> None:
-    """Write ``costs.json``: ``inference`` of all models of a run in turns, ``training`` of each fit.
+    """Write ``costs.json``: ``inference`` of all models of a run in turns, ``training`` of fits.
 
     ``weights``: the checksum of each fitted model, by fit; ``training`` as fits reported it, to
     which comes what other fits each ``needs``. Models that were timed together before are not

@@ -123,7 +123,7 @@ def _rates(group: Group) -> str:
 
 def _costs(tables: Sequence[ThreatTable]) -> pd.DataFrame:
     """Return the passes of the model that each attack's fit takes, and those of an attempt."""
-    found = {}
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for table in tables:
         for row, label in zip(table.rows, labels(table.rows, "attack"), strict=True):
             if (learnt := row.get("learnt")) is None or learnt["forwards"] is None:
