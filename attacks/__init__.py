@@ -7,6 +7,7 @@ INDEX = {
     "apgd": "attacks.apgd:APGD",
     "square": "attacks.square:Square",
     "fmn": "attacks.fmn:FMN",
+    "carlini_wagner": "attacks.carlini_wagner.plugin:CarliniWagner",
     "noise": "attacks.noise:Noise",
     "transfer": "attacks.transfer:Transfer",
     "surrogate": "attacks.surrogate:Surrogate",
