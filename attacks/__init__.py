@@ -19,4 +19,7 @@ INDEX = {
     "sigma_zero": "attacks.sigma_zero:SigmaZero",
     "foolbox": "attacks.peers.foolbox:Foolbox",
     "fooling": "attacks.fooling:Fooling",
+    "advgan": "attacks.advgan:AdvGAN",
+    "universal": "attacks.universal:Universal",
+    "patch": "attacks.patch:Patch",
 }

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.base.rows import Results, VerdictRow
 from bench.evidence.finished_run import read_results
+from leaderboard.figures.material import Material
 from leaderboard.figures.style import WIDTH, legend, new_figure, styled
 from leaderboard.findings.finding import Finding, told, words
-from leaderboard.findings.material import Material
 from leaderboard.tables.museum import (
     ALLOWANCE,
     NEAR,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from bench.base.rows import Results
 from bench.evidence.cells import waived
+from leaderboard.figures.material import Material
 from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
 from leaderboard.findings.finding import Finding
 from leaderboard.findings.fooling import draw_fooling, fooling
+from leaderboard.findings.learned import learned
 from leaderboard.findings.linear import draw_linear, linear
 from leaderboard.findings.logits import draw_logits, logits
-from leaderboard.findings.material import Material
 from leaderboard.findings.museum import draw_museum, museum
 from leaderboard.findings.networks import draw_networks, networks
 from leaderboard.findings.students import draw_students, inheritance, ranking
@@ -31,6 +32,7 @@ FINDINGS: tuple[Callable[[Results], Finding | None], ...] = (
     linear,
     networks,
     fooling,
+    learned,
 )
 """In the order of the page; each is None where the run has nothing to say about it."""
 
