@@ -34,19 +34,19 @@ def refresh(text: str) -> str:
     return MARKED.sub(lambda found: f"{found[1]}\n{table(TABLES[found[2]]())}\n\n{found[4]}", text)
 
 
-def _groups() -> list[VerdictTable]:
-    return verdict_tables(read_results(PUBLISHED / "verdict-digits").verdicts)
+def _groups(run: str = "verdict-digits") -> list[VerdictTable]:
+    return verdict_tables(read_results(PUBLISHED / run).verdicts)
 
 
-def verdicts(norm: str) -> pd.DataFrame:
-    """Return the verdicts on digits under ``norm``, over three training seeds."""
-    (group,) = [group for group in _groups() if group.norm == norm]
+def verdicts(norm: str, run: str = "verdict-digits") -> pd.DataFrame:
+    """Return the verdicts of a run under ``norm`` at the budget they are given at."""
+    (group,) = [group for group in _groups(run) if group.norm == norm]
     return verdict_table(group, brief=True)[SHOWN]
 
 
-def brief() -> pd.DataFrame:
-    """Return the verdicts under L∞ for a first look: of distillation the ends and the middle."""
-    (group,) = [g for g in _groups() if g.norm == "linf"]
+def brief(run: str) -> pd.DataFrame:
+    """Return a run's verdicts under L∞ for a first look: of distillation the ends, the middle."""
+    (group,) = [g for g in _groups(run) if g.norm == "linf"]
     frame = verdict_table(group, brief=True)
     naive = verdict_table(group)["naive"]
     frame.insert(2, "naive attack", naive)
@@ -75,7 +75,8 @@ def students() -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
-    "verdict-brief": brief,
+    "verdict-mnist": lambda: brief("verdict-mnist"),
+    "verdict-mnist-l0": lambda: verdicts("l0", "verdict-mnist"),
     "verdict-linf": lambda: verdicts("linf"),
     "verdict-l0": lambda: verdicts("l0"),
     "papernot-mnist": mnist,
