@@ -17,14 +17,17 @@ LIBRARIES = (
 
 
 def describe(plan: Plan, device: str) -> Document:
-    """Return the matrix as it was resolved, the versions and the machine."""
+    """Return the matrix as it was resolved, the versions and the machine.
+
+    ``device``: the model of the processor or the GPU that did the work, as ``device_name`` says.
+    """
     return {
         "retort": _version("retort-bench") or "unknown",
         "matrix": plan.matrix.model_dump(mode="json"),
         "dataset": data_name(plan.dataset),
         "network": plan.network["name"],
         "recipe": plan.recipe,
-        "device": device_name(device),
+        "device": device,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),

@@ -28,7 +28,7 @@ from bench.base.types import (
 from bench.evidence.cells import NOTHING_LEFT, SETTLED, UNSUSPECTED
 from bench.evidence.standing import Standing
 from bench.handed.diagnose import doubt
-from bench.measure.cell import attack_sources
+from bench.measure.cell import attack_sources, blocks
 from bench.measure.probes import probe
 from bench.measure.query import hashes
 from bench.plan.graph import Closes, Node, Plan
@@ -69,6 +69,12 @@ class Keys:
     def of(self, node: Node) -> Document:
         """Return the key document of ``node``."""
         return {"fit": self._fit, "probe": self._probe, "cell": self._cell}[node.kind](node)
+
+    def blocks(self, node: Node, left: tuple[int, ...] | None) -> int:
+        """Return into how many blocks a cell falls, of which so many sources are ``left``."""
+        document = node.document
+        sample = self._sample_document(_count(document["sources"]), document["source_seed"])
+        return blocks(sample["count"] if left is None else len(left), node.attack())
 
     def left(self, node: Node, closes: Closes | None = None) -> tuple[int, ...] | None:
         """Return the sample ids that are left to a closer, None of every other node.
@@ -133,7 +139,7 @@ class Keys:
                 role: self._model(need) for role, need in node.needs.items() if role != "model"
             },
             "attack_source": attack_source(node.document),
-            "harness_source": source_hash(attack_sources),
+            "harness_source": source_hash(attack_sources, blocks),
             "samples": self._sample_document(_count(sources), seed),
             **({} if left is None else {"left": digest(list(left))}),
             **_files(node.plugin()),

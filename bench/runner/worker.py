@@ -41,7 +41,7 @@ from bench.base.text import LONGEST, cut, one_line, plain
 from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
 from bench.evidence.folder import RunFolder
 from bench.handed.diagnose import doubt
-from bench.measure.cell import Subject, attack_sources
+from bench.measure.cell import Sources, Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError, predict
 from bench.plugins import discovery as doors
 from bench.plugins import registry
@@ -51,7 +51,7 @@ from bench.plugins.recipes import find_recipe
 from bench.plugins.unpickle import trust
 from bench.runner.keys import attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
-from bench.runner.state import ProcessState, checksum
+from bench.runner.state import Peak, ProcessState, checksum
 from bench.runner.task import Report, Settings, Task
 from bench.suspicion.average import Average
 from bench.suspicion.suspect import suspect
@@ -106,7 +106,7 @@ def _initialise(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends a run, not the terminal
     with writing(settings.run / "workers.log"):
         _redirect(settings.run / "workers.log")
-    start_at(settings.base)
+    start_at(settings.base, settings.root)
     forbid_network(settings.data.offline)
     trust(settings.trusted)
     prepare_torch()
@@ -207,11 +207,9 @@ class Worker:
     def run(self, task: Task) -> Report:
         """Run one task, and write what it leaves."""
         start = time.perf_counter()
-        seed = int(digest({"seed": task.document.get("seed", 0), "node": task.id})[:8], 16)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        _seed(task, task.id)
         cached = False
+        peak = Peak(self.models.device)
         self._timings = {}
         self._loaded = []
         try:
@@ -230,28 +228,22 @@ class Worker:
                 Outcome("failed", reason_of(error)), time.perf_counter() - start, trace=trace
             )
         seconds = time.perf_counter() - start
-        return Report(Outcome("done"), seconds, cached, timings=self._timings)
+        return Report(
+            Outcome("done"), seconds, cached, None, self._timings, peak.memory(), peak.gpu()
+        )
 
     def _fit(self, task: Task) -> bool:
-        stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
-        weights = _cached_weights(stored, task.key)
+        stored = cached_at(self.settings.cache, task.key)
+        weights = cached_weights(stored, task.key)
         cached = weights is not None
         if weights is None:
             # One process learns, the others wait; the operating system frees a dead one's lock.
             with locked(stored.with_name(f"{stored.name}.lock")):
-                weights = _cached_weights(stored, task.key)
+                weights = cached_weights(stored, task.key)
                 cached = weights is not None
                 if weights is None:
                     weights = self._learn(task, stored)
-        place(stored, self.folder.weights(task.id))
-        document = {
-            "id": task.id,
-            "outcome": asdict(Outcome("done")),
-            "weights": weights,
-            "evidence": digest(task.key),
-            "key": task.key,
-        }
-        write_json(self.folder.model(task.id), document)
+        keep_fit(self.folder, task, stored, weights)
         return cached
 
     def _learn(self, task: Task, stored: Path) -> str:
@@ -279,7 +271,7 @@ class Worker:
             raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
         _check_files(task)
         weights = write_tensors(stored, model.state_dict())
-        write_json(stored.with_suffix(".json"), {"weights": weights, "key": task.key})
+        write_json(stored.with_suffix(".json"), cache_document(task, weights))
         return weights
 
     def _probe(self, task: Task) -> None:
@@ -307,13 +299,23 @@ class Worker:
         write_json(path, {**_node_document(task, files), **told})
 
     def _cell(self, task: Task) -> None:
-        fit_id = task.needs["model"]
-        defense, model = self._load(fit_id)
         data = self._data(self._fit_document(task), task.key)
-        attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
         sources = self.models.sources(task.document, data)
         if task.only is not None:
             sources = sources.only(torch.tensor(task.only, dtype=torch.int64))
+        if task.blocks is None:
+            self._attack(task, data, sources, task.id)
+            return
+        for block, leaves in zip(task.blocks, task.leaves, strict=True):
+            _seed(task, leaves)  # each as if it were alone
+            self._loaded = []
+            self._attack(task, data, sources.block(block), leaves)
+
+    def _attack(self, task: Task, data: Dataset, sources: Sources, leaves: str) -> None:
+        """Attack ``sources`` and write the evidence under the id ``leaves``."""
+        fit_id = task.needs["model"]
+        defense, model = self._load(fit_id)
+        attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
         context = AttackContext(
             data.info, attack_seed(task.document), self.models.fitted(task.document["requires"])
         )
@@ -328,13 +330,13 @@ class Worker:
         name = task.document["attack"]["name"]
         self._check_kept(f"attack {name!r} or the model it attacks", "during the attack")
         _check_files(task)
-        path = self.folder.cell(task.id)
+        path = self.folder.cell(leaves)
         files = {
             "inputs": write_tensors(path.with_suffix(".safetensors"), {"x_adv": evidence.x_adv}),
             "records": write_records(path.with_suffix(".parquet"), evidence.records),
         }
         queries = {"forwards": evidence.forwards, "backwards": evidence.backwards}
-        found = {"queries": queries, "differing": evidence.differing}
+        found = {"id": leaves, "queries": queries, "differing": evidence.differing}
         write_json(path, {**_node_document(task, files), **found})
 
     def _load(self, fit_id: str) -> tuple[Defense, nn.Module]:
@@ -372,6 +374,14 @@ class Worker:
     def _fit_document(self, task: Task) -> Document:
         document: Document = read_json(self.folder.model(task.needs["model"]))["key"]["document"]
         return document
+
+
+def _seed(task: Task, what: str) -> None:
+    """Seed every global generator for what a task does."""
+    seed = int(digest({"seed": task.document.get("seed", 0), "node": what})[:8], 16)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _inference(model: nn.Module, data: Dataset) -> float:
@@ -424,7 +434,13 @@ def _check_files(task: Task) -> None:
         check(placed(path), found)  # as it was when the key was made
 
 
-def _cached_weights(stored: Path, key: Document) -> str | None:
+def cached_at(cache: Path, key: Document) -> Path:
+    """Return where the cache holds the weights of the fit of ``key``; its document lies beside."""
+    return cache / "fits" / f"{digest(key)}.safetensors"
+
+
+def cached_weights(stored: Path, key: Document) -> str | None:
+    """Return the SHA-256 of the weights at ``stored``, or None where they are not of ``key``."""
     try:
         document = read_json(stored.with_suffix(".json"))
         weights: str = document["weights"]
@@ -432,3 +448,21 @@ def _cached_weights(stored: Path, key: Document) -> str | None:
     except (DamagedError, KeyError, TypeError):
         return None  # missing, torn or damaged: it is learnt again, never trusted
     return weights if document.get("key") == key else None
+
+
+def cache_document(task: Task, weights: str) -> Document:
+    """Return what lies in the cache beside the weights of a fit, whose SHA-256 is ``weights``."""
+    return {"weights": weights, "key": task.key}
+
+
+def keep_fit(folder: RunFolder, task: Task, stored: Path, weights: str) -> None:
+    """Put the weights of a fit, as the cache holds them at ``stored``, into a run's folder."""
+    place(stored, folder.weights(task.id))
+    document = {
+        "id": task.id,
+        "outcome": asdict(Outcome("done")),
+        "weights": weights,
+        "evidence": digest(task.key),
+        "key": task.key,
+    }
+    write_json(folder.model(task.id), document)
