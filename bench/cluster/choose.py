@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
+from bench.base.offline import forbid_network
 from bench.base.types import UserError
 from bench.cluster.engine import Engine, made_by
 from bench.cluster.ray_engine import connected
@@ -41,8 +42,12 @@ def executor_of(
         engine = made_by(name, options.workers)
     else:
         raise UserError(f"unknown executor {name!r}: valid: local, ray, my_module:factory")
-    with (
-        engine as machines,
-        RemoteExecutor(plan, data, settings, machines, options.workers, timeout) as there,
-    ):
-        yield there
+    forbid_network(offline=False)  # of this process, which must reach the machines; theirs may not
+    try:
+        with (
+            engine as machines,
+            RemoteExecutor(plan, data, settings, machines, options.workers, timeout) as there,
+        ):
+            yield there
+    finally:
+        forbid_network(settings.data.offline)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from bench.base.types import UserError
 from bench.cluster.parcel import Stored
 from bench.plugins.discovery import find
+from bench.runner.prepare import absolute
 from bench.runner.processes import default_workers
 
 
@@ -73,7 +74,9 @@ def made_by(reference: str, workers: int | None) -> Iterator[FuturesEngine]:
 
     Raises UserError where there is none, or it makes something else.
     """
-    factory = find(reference)
+    # A file that a command names starts where the command is called.
+    source, _, name = reference.rpartition(":")
+    factory = find(f"{absolute([source])[0]}:{name}")
     try:
         executor = factory()
     except Exception as error:

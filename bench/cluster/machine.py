@@ -84,7 +84,7 @@ def remove(run: str, machine: str = "") -> None:
     with _making:
         station = _stations.pop((run, machine), None)
     if station is not None:
-        station.executor.__exit__(None, None, None)
+        station.close()
     shutil.rmtree(_folder(run, machine), ignore_errors=True)
 
 
@@ -158,6 +158,11 @@ class Station:
         self.executor = LocalExecutor(self.settings, AT_ONCE, setup.timeout)
         self._placing = threading.Lock()
         self._read = 0
+
+    def close(self) -> None:
+        """End its processes, and let its folder be swept."""
+        self.executor.__exit__(None, None, None)
+        self._lock.close()
 
     def lacks(self, parcel: Parcel) -> tuple[str, ...]:
         """Return what is neither here nor in the ``parcel``; put the rest where it belongs."""
