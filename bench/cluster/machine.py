@@ -96,11 +96,18 @@ def _refused(setup: Setup) -> str | None:
 def _station(setup: Setup, machine: str) -> Station:
     with _making:
         key = (setup.run, machine)
+        # An engine may give this process another GPU with each task; a worker process keeps its own
+        if key in _stations and _stations[key].gpus != _gpus():
+            _stations.pop(key).close()
         if key not in _stations:
             if machine:
                 _hide_main()
             _stations[key] = Station(setup, _folder(setup.run, machine))
         return _stations[key]
+
+
+def _gpus() -> str | None:
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 def _hide_main() -> None:
@@ -132,6 +139,7 @@ class Station:
 
     def __init__(self, setup: Setup, root: Path) -> None:
         _sweep()
+        self.gpus = _gpus()
         self._lock = _alive(root)
         self.blobs = root / "blobs"
         self.blobs.mkdir(exist_ok=True)

@@ -32,6 +32,9 @@ STEP = 1 << 28
 LEAST = 0.25
 """The smallest share of a GPU that a task gets: memory is not all that it takes of it."""
 
+GLANCE = 0.01
+"""The share of a GPU that it takes to see one at all."""
+
 MISSING = "Ray is not installed: pip install 'retort-bench[ray]', here and on every node"
 
 
@@ -94,7 +97,7 @@ class RayEngine:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         return self._start(
-            (work, *args), num_cpus=0, max_retries=0,
+            (work, *args), num_cpus=0, num_gpus=GLANCE if self.gpus else 0, max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(machine, soft=False),
         )  # fmt: skip
 

@@ -132,9 +132,10 @@ def _row_by_row(trial: _Trial, whole: Evidence) -> str | None:
     """Hold the last sources attacked without the first against the same ones attacked with them."""
     some = trial.sources.ids[SOURCES // 2 :]
     alone = trial.evidence(last=True)
-    rows = np.isin(whole.records["sample_id"], some.numpy()) & (whole.records["status"] != "seen")
+    attempts = (whole.records["status"] != "seen").to_numpy()
+    rows = np.isin(whole.records["sample_id"], some.numpy()) & attempts
     kept = (alone.records["status"] != "seen").to_numpy()
-    first, second = whole.x_adv[rows.to_numpy()], alone.x_adv[kept]
+    first, second = whole.x_adv[rows], alone.x_adv[kept]
     if first.shape == second.shape:
         apart = (first - second).flatten(1).abs().amax(dim=1) > ROUNDING
         if apart.double().mean() <= CHAOTIC:

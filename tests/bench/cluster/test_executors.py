@@ -1,6 +1,7 @@
 """Executors that work on parcels: the same bytes, large things once, refusals before anything."""
 
 import concurrent.futures
+import os
 import re
 import socket
 import sys
@@ -15,10 +16,11 @@ import torch
 from bench.base.files import write_tensors
 from bench.cluster import machine, remote
 from bench.cluster.engine import FuturesEngine, Needs
-from bench.cluster.parcel import SMALL, Facts, Parcel, facts
+from bench.cluster.parcel import SMALL, Facts, Parcel, Setup, blob_of, facts
 from bench.cluster.ray_engine import MISSING, connected
+from bench.plugins.contracts import DataSettings
 from bench.plugins.data import pack, unpack
-from bench.runner.task import Report
+from bench.runner.task import Report, Settings
 from tests.bench.cluster.clusters import ROOT, evidence
 from tests.bench.conftest import Command, options
 
@@ -263,6 +265,27 @@ def test_a_data_set_travels_as_it_is(tmp_path: Path) -> None:
         assert torch.equal(ours.stored, theirs.stored)
         assert ours.stored.dtype == theirs.stored.dtype
         assert torch.equal(ours.y, theirs.y)
+
+
+@pytest.mark.process
+def test_another_gpu_is_another_worker_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = blob_of(b"a data set", lambda content: None)
+    settings = Settings(tmp_path, tmp_path, DataSettings(offline=True), base=tmp_path)
+    parcel = Parcel(Setup("0" * 16, facts(), settings, packed, {}), (visible, ()), {})
+    found = []
+    for gpu in ("0", "0", "1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpu)
+        station = machine._station(parcel.setup, "")
+        found.append((station, machine.carry_out(parcel).answer))
+    machine.remove("0" * 16)
+    assert [answer for _, answer in found] == [("0", None), ("0", None), ("1", None)]
+    assert found[0][0] is found[1][0] is not found[2][0]
+
+
+def visible(settings: Settings) -> str:
+    return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def test_tasks_like_it_say_what_a_task_needs() -> None:
