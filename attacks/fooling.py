@@ -144,11 +144,11 @@ def fooling(
 def _climb(
     settings: Fooling, model: Model, x: Tensor, target: Tensor, seed: int, streams: Tensor | None
 ) -> FoolingResult:
-    blank = torch.zeros_like(x, memory_format=torch.contiguous_format)
-    unlabelled = torch.zeros(x.shape[:1], dtype=torch.int64)
-    check_inputs(blank, unlabelled, target, streams)
     size = settings.chunk or default_chunk(x)
     with torch.inference_mode(mode=False), torch.enable_grad(), at_rest(model):
+        blank = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        unlabelled = torch.zeros(x.shape[:1], dtype=torch.int64)
+        check_inputs(blank, unlabelled, target, streams)
         goals = target.detach().to(device=x.device, dtype=torch.int64, copy=True)
         streams, point = draws.row_streams(x, streams), blank.flatten(1)
         view = _View(model, probe(model, blank, goals), x.shape[1:], settings.output)

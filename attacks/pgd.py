@@ -154,11 +154,13 @@ def _climb(
                     done[part] |= seen.done
                     if seen.gradient is None:
                         continue
-                    going = ~(seen.done if settings.early_stop else torch.zeros_like(seen.done))
-                    moving, gradient = part[going], seen.gradient[going]
-                    state.count(moving, gradient)
-                    moved = point[moving] + length * steepest(gradient, norm)
-                    point[moving] = project(moved, clean[moving], eps, norm)
+                    here = point[part]
+                    moved = here + length * steepest(seen.gradient, norm)
+                    moved = project(moved, clean[part], eps, norm)
+                    # Chosen by a mask: rows picked by one would make a device wait for the host.
+                    going = ~seen.done if settings.early_stop else torch.ones_like(seen.done)
+                    state.count(part, going, seen.gradient)
+                    point[part] = torch.where(going[:, None], moved, here)
                 if settings.early_stop:
                     rows = rows[~done[rows]]
     return ClimbResult(state.best.view_as(x), state.success, state.iterations, state.zero_gradients)
@@ -197,16 +199,16 @@ class _State:
     def keep(self, rows: Tensor, points: Tensor, seen: _Seen) -> None:
         """Keep ``points`` where they beat the best: first by the goal, then by the loss."""
         already, loss = self.success[rows], seen.loss.double()
-        better = (seen.reached & ~already) | ((seen.reached == already) & (loss > self.loss[rows]))
-        rows = rows[better]
-        self.best[rows] = points[better]
-        self.loss[rows] = loss[better]
-        self.success[rows] = seen.reached[better]
+        most = self.loss[rows]
+        better = (seen.reached & ~already) | ((seen.reached == already) & (loss > most))
+        self.best[rows] = torch.where(better[:, None], points, self.best[rows])
+        self.loss[rows] = torch.where(better, loss, most)
+        self.success[rows] = already | (better & seen.reached)
 
-    def count(self, rows: Tensor, gradient: Tensor) -> None:
-        """Count a step of ``rows``, and those among them whose gradient is zero everywhere."""
-        self.iterations[rows] += 1
-        self.zero_gradients[rows] += ~gradient.any(dim=1)
+    def count(self, rows: Tensor, going: Tensor, gradient: Tensor) -> None:
+        """Count a step of the ``rows`` that are ``going``, and which have a gradient of zero."""
+        self.iterations[rows] += going
+        self.zero_gradients[rows] += going & ~gradient.any(dim=1)
 
 
 class _View(View):

@@ -212,7 +212,7 @@ def publish_command(  # noqa: PLR0913, PLR0917 (as of run)
         from bench.audit.published import record
         from bench.audit.repeat import seed_of
         from bench.audit.verify import read
-        from bench.evidence.environment import describe, device_name
+        from bench.evidence.environment import describe
         from bench.evidence.folder import RunFolder
         from leaderboard.pages.publish import publish, write_index
 
@@ -224,7 +224,7 @@ def publish_command(  # noqa: PLR0913, PLR0917 (as of run)
                 found, run = _verify(run_folder, options, (again, again_fits), drawn_by, trust)
                 if found.differences:
                     return 1
-                told = record(found, describe(run.plan, device_name(_device(run_folder, device))))
+                told = record(found, describe(run.plan, _device(run_folder, device)))
             typer.echo(plain(f"published to {publish(run_folder, to, told)}"))
         typer.echo(plain(f"index: {write_index(to)}, index.html beside it"))
         return 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.base.types import DamagedError, UserError
+from bench.base.types import DamagedError, Document, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,9 +72,12 @@ def run_prepared(
 ) -> RunResult:
     """Carry out what ``prepare`` returned for the same ``options``, and write its folder."""
     from bench.cluster.choose import executor_of
+    from bench.evidence.environment import machine
     from bench.evidence.folder import RunFolder
+    from bench.results.costs import measure_costs
     from bench.runner.recheck import recheck
     from bench.runner.schedule import execute
+    from leaderboard.pages.publish import COSTED
 
     plan, settings, data = prepared
     if watch:
@@ -84,8 +87,10 @@ def run_prepared(
         progress = execute(plan, data, settings, executor, observer, options.fresh, options.replace)
         folder = RunFolder(settings.run)
         recheck(plan, folder, executor, options.fresh)
-        device = executor.device
-    results = write_results(plan, data, folder, device, progress)
+        if plan.matrix.report in COSTED:
+            measure_costs(plan, folder, executor, progress.weights, progress.training)
+        where = machine(settings.device, executor.device)
+    results = write_results(plan, data, folder, where, progress)
     return RunResult(settings.run, results, progress)
 
 
@@ -110,16 +115,19 @@ def _observer(plan: Plan, watch: bool) -> Any:
 
 
 def write_results(
-    plan: Plan, data: Dataset, folder: RunFolder, device: str, progress: Progress
+    plan: Plan, data: Dataset, folder: RunFolder, where: Document, progress: Progress
 ) -> Results:
-    """Make the results and pages of the evidence in ``folder``, and write them beside it."""
+    """Make the results and pages of the evidence in ``folder``, and write them beside it.
+
+    ``where``: what did the work, as ``bench.evidence.environment.machine`` says.
+    """
     from bench.base.files import read_json, write_json
     from bench.evidence.environment import describe
     from bench.results.collect import results
     from leaderboard.pages.publish import redraw_figures, write_pages
 
     made = results(plan, data, folder)
-    environment = describe(plan, device)
+    environment = {**describe(plan, "cpu"), **where}
     try:
         timings = read_json(folder.top("timings.json"))
     except DamagedError:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bench.base.types import DataInfo, UserError
 from bench.judging import Prepared, Question, model_of, own_models, prepared
+from bench.measure.arithmetic import exact
 from bench.measure.cell import Sources, attack_sources
 from bench.plan.graph import Node
 from bench.plugins import registry
@@ -168,7 +169,8 @@ def cost(ready: Prepared) -> Cost:
         line = found.setdefault(name, Line(name, 0, 0, *known[name], called))
         own = node.needs["model"] in asked
         found[name] = replace(line, models=line.models + own, plain=line.plain + (not own))
-    forward, backward = _timed(ready)
+    with exact(threads=1):
+        forward, backward = _timed(ready)
     models = len(plan.of("probe"))
     test = len(ready.data.test)
     return Cost(
@@ -219,11 +221,7 @@ def _tried(node: Node, info: DataInfo, *, falls: bool) -> Passes:
 
 def _timed(ready: Prepared) -> tuple[float, float]:
     """Return the seconds a row of a forward and of a backward pass, the slowest of the models."""
-    from bench.runner.worker import prepare_torch
-
     times = [(0.0, 0.0)]
-    threads = torch.get_num_threads()
-    prepare_torch()
     for node in own_models(ready.plan)[:1]:
         model = model_of(node, ready.settings, ready.data).eval()
         rows = ready.data.test.take(slice(0, TOGETHER)).to(torch.device(ready.settings.device))
@@ -239,7 +237,6 @@ def _timed(ready: Prepared) -> tuple[float, float]:
 
         one, two = _seconds(forward) / len(x), _seconds(both) / len(x)
         times.append((one, max(two - one, one)))
-    torch.set_num_threads(threads)
     return max(first for first, _ in times), max(second for _, second in times)
 
 

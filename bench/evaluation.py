@@ -15,6 +15,7 @@ from bench.base.types import DataInfo, Document, Outcome, Spec, ThreatModel, Use
 from bench.handed.adapt import Form, adapt
 from bench.handed.diagnose import doubt
 from bench.handed.inputs import check_inputs
+from bench.measure.arithmetic import exact
 from bench.measure.at_rest import at_rest
 from bench.measure.cell import Sources, attack_sources
 from bench.measure.probes import Samples, probe
@@ -31,6 +32,7 @@ from bench.suspicion.suspect import suspect
 from bench.verdict.flags import ModelFacts, model_flags
 
 
+@exact()
 def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     model: nn.Module,
     x: Any,

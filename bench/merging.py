@@ -49,8 +49,7 @@ def merge(folders: Sequence[Path], options: RunOptions) -> RunResult:
             _copy(found[node.id].folder, folder, node)
         for run in runs:
             progress.seconds |= _timings(run.folder)
-        device = " and ".join(sorted({str(run.environment.get("device")) for run in runs}))
-        results = write_results(plan, data, folder, device, progress)
+        results = write_results(plan, data, folder, _machines(runs), progress)
     return RunResult(folder.root, results, progress)
 
 
@@ -103,6 +102,14 @@ def _check_data(runs: Sequence[FinishedRun], fingerprint: str) -> None:
                     f"{run.folder.root} was made of other data than lie here: {made_of[:12]} and "
                     f"{fingerprint[:12]}"
                 )
+
+
+def _machines(runs: Sequence[FinishedRun]) -> Document:
+    """Return what did the work of all runs, as the environments of the runs say."""
+    told = [run.environment for run in runs]
+    device = " and ".join(sorted({str(item.get("device")) for item in told}))
+    accelerators = [item["accelerator"] for item in told if "accelerator" in item]
+    return {"device": device, **({"accelerator": accelerators[0]} if accelerators else {})}
 
 
 class _Holders:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 USAGE = (ROOT / "docs" / "usage.md").read_text(encoding="utf-8")
 FINDINGS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+DISTILLATION = (ROOT / "docs" / "distillation.md").read_text(encoding="utf-8")
 
 
 def block(language: str, holds: str, page: str = README) -> str:
@@ -95,6 +96,7 @@ def test_the_tables_of_the_readme_are_the_published_ones() -> None:
     assert len(MARKED.findall(README + FINDINGS)) == len(TABLES)
     assert refresh(README) == README
     assert refresh(FINDINGS) == FINDINGS
+    assert refresh(DISTILLATION) == DISTILLATION
 
 
 def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:

@@ -17,9 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_PAIRS_AT_ONCE = 1 << 19
-"""Pairs scored at once (4 MiB of float64 a term): the memory of the search never exceeds
-this or one row of candidates, however many candidates remain."""
+_PAIRS_CPU = 1 << 19
+"""Pairs scored at once (4 MiB of float64 a term, what a processor's cache holds): the memory of the
+search never exceeds this or one row of candidates, however many candidates remain."""
+
+_PAIRS_ACCELERATOR = 1 << 24
+"""The same where launching an operator costs more than its work."""
 
 
 class Picked(NamedTuple):
@@ -114,7 +117,8 @@ def _gather(keep: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]
 def _search(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Try every pair of columns, a block of columns at a time."""
     rows, width = a.shape
-    block = max(1, _PAIRS_AT_ONCE // max(1, rows * width))
+    at_once = _PAIRS_CPU if a.device.type == "cpu" else _PAIRS_ACCELERATOR
+    block = max(1, at_once // max(1, rows * width))
     pair = torch.zeros(rows, 2, dtype=torch.int64, device=a.device)
     score = a.new_zeros(rows)
     for i in range(0, width - 1, block):

@@ -54,7 +54,8 @@ def row_streams(x: Tensor, streams: Tensor | None) -> Tensor:
 
 
 def _word(value: int, like: Tensor) -> Tensor:
-    return torch.tensor(_signed(value % (1 << 64)), device=like.device)
+    # Filled on the device: a number that is copied there waits for all that was asked before.
+    return torch.full((), _signed(value % (1 << 64)), dtype=torch.int64, device=like.device)
 
 
 def _mix(z: Tensor) -> Tensor:

@@ -6,12 +6,10 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from bench.audit.published import check_published, planned, read_published
 from bench.audit.repeat import Bench, Choice, is_published, repeat
@@ -25,9 +23,10 @@ from bench.base.rows import Results
 from bench.base.types import DamagedError, UserError
 from bench.claims.answer import read_answer
 from bench.claims.claim import parse_claim
-from bench.evidence.environment import device_name
+from bench.evidence.environment import accelerator, device_name
 from bench.evidence.finished_run import FinishedRun, read_run
 from bench.evidence.folder import RunFolder
+from bench.measure.arithmetic import exact
 from bench.plan.graph import make_plan
 from bench.plugins import discovery
 from bench.plugins.data import Dataset
@@ -37,7 +36,7 @@ from bench.runner.prepare import vouch
 from bench.runner.rebuild import Rebuilder
 from bench.runner.state import ProcessState
 from bench.runner.task import Settings
-from bench.runner.worker import prepare_torch, reason_of
+from bench.runner.worker import reason_of
 
 Row = Mapping[str, Any]
 
@@ -89,7 +88,7 @@ def _with_code(
     settings, patched = bench.settings, ProcessState().patched
     discovery.load_plugins(settings.plugins)
     closed = discovery.sealed() if settings.sealed else contextlib.nullcontext()
-    with closed, _as_a_worker():
+    with closed, exact(threads=1):
         run = read(root)
         found = Verification(_mode(run, settings))
         if is_published(run.folder):
@@ -125,20 +124,8 @@ def recorded_device(root: Path) -> str:
     """Return the class of device that the run in ``root`` used; ``cpu`` where it does not say."""
     for path in sorted((root / "models").glob("*.json")):
         with contextlib.suppress(DamagedError, KeyError, TypeError):
-            return "cuda" if read_json(path)["key"]["device"] == "cuda" else "cpu"
+            return str(read_json(path)["key"]["device"]).partition(":")[0]
     return "cpu"
-
-
-@contextlib.contextmanager
-def _as_a_worker() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    prepare_torch()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
 
 
 def _mode(run: FinishedRun, settings: Settings) -> Mode:
@@ -146,6 +133,7 @@ def _mode(run: FinishedRun, settings: Settings) -> Mode:
     alike = (
         recorded_device(run.folder.root) == settings.device_class
         and run.environment.get("device") == device_name(settings.device)
+        and run.environment.get("accelerator") == accelerator(settings.device).get("accelerator")
         and libraries.get("torch") == version("torch")
     )
     return "exact" if alike else "tolerant"

@@ -34,8 +34,8 @@ Draw = Callable[[Results, Document, "tuple[RunFolder, Dataset] | None", Path], o
 
 FIGURES = ("*.pdf", "*.png")
 
-APART = ("plan.json", "environment.json", "results-key.json", "timings.json", "claim.json",
-         "audit.json", "judge.toml", "workers.log", ".lock")  # fmt: skip
+APART = ("plan.json", "environment.json", "results-key.json", "timings.json", "costs.json",
+         "claim.json", "audit.json", "judge.toml", "workers.log", ".lock")  # fmt: skip
 """What lies at the top of a run's folder, or of a published one, beside its results and pages."""
 
 NODE = re.compile(r"[0-9a-f]{16}(-\d+)?")

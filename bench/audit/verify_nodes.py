@@ -20,6 +20,7 @@ from bench.audit.verify_rows import (
 from bench.base.files import read_json, read_records, read_tensors
 from bench.base.json_changes import changes, flatten
 from bench.base.types import DamagedError, Document, Outcome, UserError
+from bench.evidence.environment import hardware
 from bench.evidence.finished_run import FinishedRun
 from bench.evidence.standing import Standing
 from bench.measure.probes import training_sample
@@ -65,7 +66,7 @@ class Recheck:
         self._versions: dict[str, object] = {}
         self._weights: dict[str, str] = {}
         standing = Standing(run.folder, self.data)
-        self._keys = Keys(self.data, models.settings.device_class, self._weights, standing)
+        self._keys = Keys(self.data, hardware(models.settings.device), self._weights, standing)
 
     def check(self) -> None:
         """Check every fit, then its probes and cells.

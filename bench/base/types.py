@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -101,12 +103,26 @@ def rows_at_once(shape: tuple[int, ...], most: int, size: int = 4) -> int:
 
     Fewer of larger ones: what a network keeps for its gradient grows with them, and networks for
     them are larger too (ResNet-18 on 32 × 32 images keeps 6.7 MB a row). A sixteenth of ``most``
-    at least. ``size``: bytes of a number.
+    at least. ``size``: bytes of a number. Inside ``fewer_rows`` a share of that.
     """
-    features = count_features(shape)
-    if features <= USUAL:
-        return most
-    return max(1, most // 16, 2 * most * USUAL // (features * size))
+    features, share = count_features(shape), _share.get()
+    found = most
+    if features > USUAL:
+        found = max(most // 16, 2 * most * USUAL // (features * size))
+    return max(1, found // share)
+
+
+_share: ContextVar[int] = ContextVar("rows_at_once", default=1)
+
+
+@contextmanager
+def fewer_rows(share: int) -> Iterator[None]:
+    """Let ``rows_at_once`` answer a ``share``-th inside: of a device that has no room for more."""
+    token = _share.set(share)
+    try:
+        yield
+    finally:
+        _share.reset(token)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from bench.plugins.code_hash import plugin_files
 from bench.plugins.data import Dataset, pack
 from bench.runner.keys import attack_source, fit_source
 from bench.runner.task import Answer, Report, Settings, Task
-from bench.runner.worker import cache_document, cached_at, cached_weights, keep_fit, reason_of
+from bench.runner.worker import cache_document, cached_at, cached_fit, keep_fit, reason_of
 
 T = TypeVar("T")
 
@@ -115,9 +115,11 @@ class RemoteExecutor:
 
         try:
             stored = cached_at(self.settings.cache, task.key)
-            if task.kind == "fit" and (weights := cached_weights(stored, task.key)) is not None:
-                keep_fit(self.folder, task, stored, weights)
-                told.set_result(Report(Outcome("done"), cached=True))
+            if task.kind == "fit" and (found := cached_fit(stored, task.key)) is not None:
+                keep_fit(self.folder, task, stored, found["weights"])
+                told.set_result(
+                    Report(Outcome("done"), cached=True, training=found.get("training"))
+                )
                 return
             fits: list[tuple[Kind, str]] = [("fit", need) for need in task.needs.values()]
             parcel = Parcel(self.setup, task, dict(self._read(fits)))
@@ -135,7 +137,7 @@ class RemoteExecutor:
                 return
             report = delivery.report
             if report.outcome.status == "done":
-                self._keep(task, delivery.files)
+                self._keep(task, delivery.files, report)
                 self._learn(task, report)
             if delivery.log:
                 with self.folder.top("workers.log").open("a", encoding="utf-8") as log:
@@ -144,7 +146,7 @@ class RemoteExecutor:
         except BaseException as error:  # noqa: BLE001 (as above)
             told.set_result(Report(Outcome("failed", reason_of(error))))
 
-    def _keep(self, task: Task, files: Mapping[str, bytes]) -> None:
+    def _keep(self, task: Task, files: Mapping[str, bytes], report: Report) -> None:
         """Write the evidence of ``task``, each document last; raises DamagedError where torn."""
         sums = {
             f"{leaves} {name}": sha256
@@ -158,7 +160,8 @@ class RemoteExecutor:
             name = f"{task.id} weights"
             stored = cached_at(self.settings.cache, task.key)
             write_bytes(stored, files[name])
-            write_json(stored.with_suffix(".json"), cache_document(task, sums[name]))
+            document = cache_document(task, sums[name], report.training)
+            write_json(stored.with_suffix(".json"), document)
             keep_fit(self.folder, task, stored, sums[name])
             return
         for name, path in left_by(task, self.folder):

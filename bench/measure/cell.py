@@ -262,6 +262,8 @@ def _perturb(
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or x_adv.dtype != x.dtype:
         got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv)
         raise ContractError(f"x_adv must be {tuple(x.shape)} {x.dtype}, got {got}")
+    if x_adv.device != x.device:
+        raise ContractError(f"x_adv must lie on the device of x, {x.device}, got {x_adv.device}")
     for name in REPORTED:
         column = getattr(result, name)
         if column is not None and len(column) != len(x):

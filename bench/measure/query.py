@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -198,12 +198,26 @@ def distances(x: Tensor, x_adv: Tensor) -> Distances:
     """Measure ``x_adv`` against ``x``, both (n, *shape), in float64.
 
     A pixel of an image (channels, height, width) counts as changed when any of its channels is.
+    ``BATCH`` rows at a time, or fewer: in float64 all of them together take six times their memory.
     """
+    size = rows_at_once(x.shape[1:], BATCH, 8)
+    parts = [
+        _distances(*rows)
+        for rows in zip(torch.split(x, size), torch.split(x_adv, size), strict=True)
+    ]
+    columns = {
+        column.name: torch.cat([getattr(part, column.name) for part in parts])
+        for column in fields(Distances)
+    }
+    return Distances(**columns)
+
+
+def _distances(x: Tensor, x_adv: Tensor) -> Distances:
     change = (x_adv.double() - x.double()).abs().flatten(1)
     finite = torch.isfinite(x_adv.flatten(1)).all(dim=1)
     change = change.nan_to_num(nan=math.inf)
     changed = change > TOLERANCE
-    pixels = changed.view(len(x), x.shape[1], -1).any(dim=1) if x.dim() == 4 else changed
+    pixels = (changed.view(x.shape).any(dim=1) if x.dim() == 4 else changed).flatten(1)
     low, high = x_adv.flatten(1).amin(dim=1), x_adv.flatten(1).amax(dim=1)
     return Distances(
         l0_features=changed.sum(dim=1),

@@ -44,7 +44,7 @@ DTYPE = "float32"
 
 
 class Keys:
-    """Makes the key documents of a run's nodes: one data set, one class of device.
+    """Makes the key documents of a run's nodes: one data set, one kind of hardware.
 
     ``models`` maps the id of a finished fit to the SHA-256 of its weights; it grows as a run
     proceeds, and a key can be made once all that a node needs is in it. ``standing`` tells what is
@@ -54,13 +54,13 @@ class Keys:
     def __init__(
         self,
         data: Dataset,
-        device_class: str,
+        hardware: str,
         models: Mapping[str, str],
         standing: Standing | None = None,
     ) -> None:
         self.data = data
         self.standing = standing
-        self.device_class = device_class
+        self.hardware = hardware
         self.models = models
         self._sources: dict[str, str] = {}
         self._handed: set[str] = set()
@@ -150,7 +150,7 @@ class Keys:
             "plan": node.id,
             "document": node.document,
             "data": self.data.fingerprint,
-            "device": self.device_class,
+            "device": self.hardware,
             "dtype": DTYPE,
         }
 

@@ -16,6 +16,7 @@ from bench.base.fingerprint import digest
 from bench.base.places import base, named
 from bench.base.text import cut, one_line
 from bench.base.types import DamagedError, Document, Outcome, UnwritableError, UserError
+from bench.evidence.environment import hardware
 from bench.evidence.folder import SCHEMA, RunFolder
 from bench.evidence.parts import join, standing
 from bench.evidence.standing import Standing
@@ -50,6 +51,7 @@ class Progress:
     weights: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     traces: dict[str, str] = field(default_factory=dict)
+    training: dict[str, Document] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -71,7 +73,7 @@ def execute(
         sweep(settings.cache / "fits", STALE)
         progress = Progress()
         standing = Standing(folder, data)
-        keys = Keys(data, settings.device_class, progress.weights, standing)
+        keys = Keys(data, hardware(settings.device, executor.device), progress.weights, standing)
         run = _Run(plan, folder, keys, executor, observer, progress, fresh, settings.shards)
         run.drive()
     return progress
@@ -278,7 +280,8 @@ class _Run:
             self._put_aside(node, report.outcome)
         if not reused and report.seconds:
             self.progress.seconds[node.id] = report.seconds
-            self.progress.seconds.update(report.timings)
+        if report.training is not None:
+            self.progress.training[node.id] = report.training
         if report.trace:
             self.progress.traces[node.id] = report.trace
         self.observer(node, report, reused)

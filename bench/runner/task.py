@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -84,6 +84,8 @@ class Task:
 class Report:
     """How a task ended, what it took, and the traceback where it raised.
 
+    ``training``: of a fit, what its training took when it was learnt, now or long ago: seconds of
+    the clock and of the processor, how many processes wanted each core, and the machine.
     ``memory``: bytes that its process held at most, 0 where the system does not say; ``gpu``: the
     share of the GPU's memory that it took at most.
     """
@@ -92,7 +94,7 @@ class Report:
     seconds: float = 0.0
     cached: bool = False
     trace: str | None = None
-    timings: Mapping[str, float] = field(default_factory=dict)
+    training: Document | None = None
     memory: int = 0
     gpu: float = 0.0
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import statistics
 import sys
 import threading
 import time
@@ -38,11 +37,13 @@ from bench.base.fingerprint import digest
 from bench.base.offline import forbid_network
 from bench.base.places import placed, start_at
 from bench.base.text import LONGEST, cut, one_line, plain
-from bench.base.types import DamagedError, Document, Outcome, UserError, spec_of
+from bench.base.types import DamagedError, Document, Outcome, UserError, fewer_rows, spec_of
+from bench.evidence.environment import device_name
 from bench.evidence.folder import RunFolder
 from bench.handed.diagnose import doubt
+from bench.measure.arithmetic import make_exact
 from bench.measure.cell import Sources, Subject, attack_sources
-from bench.measure.query import DRAWS, ContractError, predict
+from bench.measure.query import DRAWS, ContractError
 from bench.plugins import discovery as doors
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext, Defense, HandedOver
@@ -59,6 +60,9 @@ from bench.training.fit import derive_seed, fit
 from bench.training.loop import DivergedError
 
 T = TypeVar("T")
+
+LESS = 8
+"""Of how many rows one is asked at a time, once a device had no room for all of them."""
 
 
 def serve(connection: Connection, settings: Settings, environment: Mapping[str, str]) -> None:
@@ -109,7 +113,8 @@ def _initialise(settings: Settings) -> None:
     start_at(settings.base, settings.root)
     forbid_network(settings.data.offline)
     trust(settings.trusted)
-    prepare_torch()
+    make_exact()
+    torch.set_num_threads(1)
     _use_optimizers()
     doors.load_plugins(settings.plugins)
     if settings.sealed:
@@ -147,6 +152,8 @@ def _named(task: Task) -> None:
 
 def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
     try:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()  # an error of the device stays with its process: raises again
         changes = state.changes()
         if changes:
             what = getattr(args[0], "id", "a task") if args else "a task"
@@ -156,19 +163,6 @@ def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
     except BaseException:  # noqa: BLE001 (what cannot even be asked is not as it was)
         return False
     return not changes
-
-
-def prepare_torch() -> None:
-    """One CPU thread, deterministic kernels, no TF32: the same numbers every time."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_num_threads(1)
-    # A warning in the log, not an error: on a GPU some plain layers have no deterministic backward.
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # A debugging aid of the deterministic mode: it fills every new tensor with NaN first.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
 
 
 def run_task(task: Task) -> Report:
@@ -201,26 +195,18 @@ class Worker:
         self.settings = settings
         self.folder = RunFolder(settings.run)
         self.models = Rebuilder(settings)
-        self._timings: dict[str, float] = {}
+        self._training: Document | None = None
         self._loaded: list[tuple[nn.Module, int]] = []
 
     def run(self, task: Task) -> Report:
         """Run one task, and write what it leaves."""
         start = time.perf_counter()
-        _seed(task, task.id)
-        cached = False
         peak = Peak(self.models.device)
-        self._timings = {}
-        self._loaded = []
+        self._training = None
         try:
             _check_files(task)
             self._check_source(task)
-            if task.kind == "fit":
-                cached = self._fit(task)
-            elif task.kind == "probe":
-                self._probe(task)
-            else:
-                self._cell(task)
+            cached = self._with_room(task)
         except BaseException as error:  # noqa: BLE001 (other people's code)
             self.models.changed()  # and if so, loaded anew for the next task
             trace = cut(plain(traceback.format_exc(limit=-30)), 100 * LONGEST)
@@ -229,39 +215,72 @@ class Worker:
             )
         seconds = time.perf_counter() - start
         return Report(
-            Outcome("done"), seconds, cached, None, self._timings, peak.memory(), peak.gpu()
+            Outcome("done"), seconds, cached, None, self._training, peak.memory(), peak.gpu()
         )
+
+    def _with_room(self, task: Task) -> bool:
+        """Do a task, and once more with fewer rows at a time where the device has no room for it.
+
+        Not a fit: how many rows it learns from at once decides what it learns.
+        """
+        try:
+            return self._do(task)
+        except torch.OutOfMemoryError:
+            if task.kind == "fit":
+                raise
+        torch.cuda.empty_cache()
+        with fewer_rows(LESS):
+            return self._do(task)
+
+    def _do(self, task: Task) -> bool:
+        """Do a task, and return whether what it leaves came out of the cache."""
+        _seed(task, task.id)
+        self._loaded = []
+        if task.kind == "fit":
+            return self._fit(task)
+        if task.kind == "probe":
+            self._probe(task)
+        else:
+            self._cell(task)
+        return False
 
     def _fit(self, task: Task) -> bool:
         stored = cached_at(self.settings.cache, task.key)
-        weights = cached_weights(stored, task.key)
-        cached = weights is not None
-        if weights is None:
+        found = cached_fit(stored, task.key)
+        cached = found is not None
+        if found is None:
             # One process learns, the others wait; the operating system frees a dead one's lock.
             with locked(stored.with_name(f"{stored.name}.lock")):
-                weights = cached_weights(stored, task.key)
-                cached = weights is not None
-                if weights is None:
-                    weights = self._learn(task, stored)
-        keep_fit(self.folder, task, stored, weights)
+                found = cached_fit(stored, task.key)
+                cached = found is not None
+                if found is None:
+                    found = self._learn(task, stored)
+        keep_fit(self.folder, task, stored, found["weights"])
+        self._training = found.get("training")
         return cached
 
-    def _learn(self, task: Task, stored: Path) -> str:
-        document = task.document
-        name = document["defense"]["name"]
+    def _learn(self, task: Task, stored: Path) -> Document:
+        asked = task.document
+        name = asked["defense"]["name"]
         self.models.changed()  # by whatever: if so, it is loaded anew
-        data, fitted = self._data(document, task.key), self.models.fitted(task.needs)
-        start = time.perf_counter()
+        data, fitted = self._data(asked, task.key), self.models.fitted(task.needs)
+        start, processor = time.perf_counter(), time.process_time()
         model = fit(
-            make_defense(document),
-            registry.NETWORKS.make(spec_of(document["network"])),
+            make_defense(asked),
+            registry.NETWORKS.make(spec_of(asked["network"])),
             data,
-            find_recipe(document["recipe"]["name"]),
-            derive_seed(document["seed"], name),
+            find_recipe(asked["recipe"]["name"]),
+            derive_seed(asked["seed"], name),
             fitted,
             registry.ATTACKS.make,
         )
-        self._timings[f"training:{task.id}"] = time.perf_counter() - start
+        training = {
+            "seconds": time.perf_counter() - start,
+            "processor": time.process_time() - processor,
+            "load": _load(),
+            "on": "processor" if self.settings.device == "cpu" else "accelerator",
+            "device": device_name(self.settings.device),
+        }
         if self.models.changed():
             raise ContractError(f"defense {name!r} changes the data set that it learns from")
         broken = [
@@ -271,8 +290,9 @@ class Worker:
             raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
         _check_files(task)
         weights = write_tensors(stored, model.state_dict())
-        write_json(stored.with_suffix(".json"), cache_document(task, weights))
-        return weights
+        document = cache_document(task, weights, training)
+        write_json(stored.with_suffix(".json"), document)
+        return document
 
     def _probe(self, task: Task) -> None:
         fit_id = task.needs["model"]
@@ -288,7 +308,6 @@ class Worker:
             seed=sources.seed,
         )
         found = self.models.probe(model, task.document, data)
-        self._timings[f"inference:{task.needs['model']}"] = _inference(model, data)
         self._check_kept(f"defense {registry.DEFENSES.name_of(defense)!r}", "when it is asked")
         path = self.folder.probe(task.id)
         files = {"records": write_records(path.with_suffix(".parquet"), found.rows)}
@@ -384,21 +403,20 @@ def _seed(task: Task, what: str) -> None:
     torch.manual_seed(seed)
 
 
-def _inference(model: nn.Module, data: Dataset) -> float:
-    """Return the seconds of a pass over up to 1,000 test images: the median of five, once warm."""
-    x, seconds = data.test.take(slice(None, 1000)).x, []
-    for _ in range(6):
-        start = time.perf_counter()
-        predict(model, x, data.info.classes)
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+def _load() -> float | None:
+    """Return how many processes wanted each core of late; None where the system does not say."""
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):
+        return None
 
 
 def attacked(defense: Defense, model: nn.Module) -> nn.Module:
     """Return what a gradient attack differentiates: of a stochastic defense an average of draws."""
     subject = defense.surrogate(model)
+    weight = next(iter(model.state_dict().values()), None)
+    if isinstance(weight, Tensor):
+        subject.to(weight.device)  # one with a buffer of its own stands where it was made
     return Average(subject) if defense.stochastic else subject
 
 
@@ -439,20 +457,19 @@ def cached_at(cache: Path, key: Document) -> Path:
     return cache / "fits" / f"{digest(key)}.safetensors"
 
 
-def cached_weights(stored: Path, key: Document) -> str | None:
-    """Return the SHA-256 of the weights at ``stored``, or None where they are not of ``key``."""
+def cached_fit(stored: Path, key: Document) -> Document | None:
+    """Return what lies beside the weights at ``stored``, or None where they are not of ``key``."""
     try:
-        document = read_json(stored.with_suffix(".json"))
-        weights: str = document["weights"]
-        check(stored, weights)
+        document: Document = read_json(stored.with_suffix(".json"))
+        check(stored, document["weights"])
     except (DamagedError, KeyError, TypeError):
         return None  # missing, torn or damaged: it is learnt again, never trusted
-    return weights if document.get("key") == key else None
+    return document if document.get("key") == key else None
 
 
-def cache_document(task: Task, weights: str) -> Document:
+def cache_document(task: Task, weights: str, training: Document | None) -> Document:
     """Return what lies in the cache beside the weights of a fit, whose SHA-256 is ``weights``."""
-    return {"weights": weights, "key": task.key}
+    return {"weights": weights, "key": task.key, "training": training}
 
 
 def keep_fit(folder: RunFolder, task: Task, stored: Path, weights: str) -> None:

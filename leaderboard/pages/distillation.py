@@ -188,7 +188,7 @@ class Report:
         if not bounds or bounds[0].scaled is None:
             return [f"{told}."]
         kept = "within" if size <= bounds[0].scaled else "beyond"
-        return [f"{told}, {kept} the paper's {_figure(bounds[0])}."]
+        return [f"{told}, {kept} the paper's {figure_text(bounds[0])}."]
 
     def robustness(self) -> pd.DataFrame:
         """Return every reading on probabilities beside the paper's figure, and log-odds'."""
@@ -329,7 +329,7 @@ class Report:
 
     def paper(self, quantity: Quantity, row: Row, **wanted: object) -> str:
         """Return what the papers say of a row's model, with certainty, or a dash."""
-        found = [_figure(figure) for figure in self.figures(quantity, row, **wanted)]
+        found = [figure_text(figure) for figure in self.figures(quantity, row, **wanted)]
         return " / ".join(found) or UNDEFINED
 
 
@@ -356,8 +356,8 @@ def published_table(dataset: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "figure": figure.quantity,
-            "of": _subject(figure),
-            "published": _figure(figure),
+            "of": subject_text(figure),
+            "published": figure_text(figure),
             "source": f"{figure.paper}, arXiv {figure.arxiv}",
             "note": figure.note or UNDEFINED,
         }
@@ -367,7 +367,8 @@ def published_table(dataset: str) -> pd.DataFrame:
     )
 
 
-def _subject(figure: Published) -> str:
+def subject_text(figure: Published) -> str:
+    """Return what a published figure is of: defense, temperature, attack, output, budget."""
     parts = (
         figure.defense,
         None if figure.temperature is None else f"T = {given(figure.temperature)}",
@@ -378,7 +379,8 @@ def _subject(figure: Published) -> str:
     return ", ".join(part for part in parts if part) or UNDEFINED
 
 
-def _figure(figure: Published) -> str:
+def figure_text(figure: Published) -> str:
+    """Return a published figure with how sure it is and where it stands."""
     if figure.value is None:
         return figure.certainty
     unit = {"percent": " %", "points": " points"}.get(figure.unit, "")

@@ -1,7 +1,8 @@
-"""The tables of the README and of ``docs/findings.md``, made from what is published.
+"""The tables of the README and of pages in ``docs/``, made from what is published.
 
-``python -m leaderboard.pages.readme README.md docs/findings.md`` makes them again. A table stands
-between ``<!-- table: NAME -->`` and ``<!-- end -->``; a test holds it to its source.
+``python -m leaderboard.pages.readme README.md docs/findings.md docs/distillation.md`` makes them
+again. A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; a test holds it to its
+source.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from leaderboard.findings.students import known, place
 from leaderboard.findings.students import table as manipulations
 from leaderboard.pages.distillation import Report
 from leaderboard.pages.markdown import table
+from leaderboard.pages.reproduction import reproduction
 from leaderboard.tables.verdicts import VerdictTable, verdict_table, verdict_tables
 
 PUBLISHED = Path(__file__).parents[1] / "published"
@@ -60,6 +62,11 @@ def mnist() -> pd.DataFrame:
     return frame[swept | controls].drop(columns="paper, logits / T")
 
 
+def paper() -> pd.DataFrame:
+    """Return every figure of the distillation paper beside ours."""
+    return reproduction(PUBLISHED)
+
+
 def students() -> pd.DataFrame:
     """Return what taking a part of a teacher's answers away costs its student, at L∞ 0.2."""
     results = read_results(PUBLISHED / "logits-digits")
@@ -72,6 +79,7 @@ TABLES: dict[str, Callable[[], pd.DataFrame]] = {
     "verdict-linf": lambda: verdicts("linf"),
     "verdict-l0": lambda: verdicts("l0"),
     "papernot-mnist": mnist,
+    "reproduction": paper,
     "students": students,
 }
 

@@ -44,6 +44,7 @@ class Published(_Document):
 
     ``temperature`` is that of a distilled network; ``eps`` the budget of an attack that has one;
     ``attack`` and ``output`` are named as ours. ``dataset`` is None where the texts do not say.
+    ``differs``: what is known of why ours is another, shown where it is.
     """
 
     paper: str
@@ -60,6 +61,7 @@ class Published(_Document):
     eps: Annotated[float, Field(gt=0)] | None = None
     place: str = ""
     note: str = ""
+    differs: str = ""
 
     @model_validator(mode="after")
     def _known(self) -> Self:

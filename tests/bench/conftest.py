@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import pytest
-import torch
 from typer.testing import CliRunner, Result
 
 from bench.evidence.environment import device_name
+from bench.measure.arithmetic import exact
 from bench.runner.task import Answer, Report, Settings, Task
-from bench.runner.worker import Worker, prepare_torch, reason_of
+from bench.runner.worker import Worker, reason_of
 
 T = TypeVar("T")
 
@@ -118,13 +118,9 @@ def _invoke(*args: object) -> Result:
 @contextlib.contextmanager
 def in_process() -> Iterator[None]:
     """Run what ``run`` would give to workers here, and leave torch as it was."""
-    threads, exact = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, exact(threads=1):
         patch.setattr("bench.runner.processes.LocalExecutor", InProcess)
-        prepare_torch()
         yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(exact)
 
 
 @pytest.fixture

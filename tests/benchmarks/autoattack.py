@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor, nn
 
 from bench.base.files import default_cache, read_json, write_json, write_text
@@ -29,6 +30,7 @@ from bench.base.rows import SeedRow
 from bench.base.types import Document
 from bench.evidence.cells import read_trials
 from bench.evidence.finished_run import FinishedRun, read_run
+from bench.measure.arithmetic import make_exact
 from bench.measure.cell import Sources
 from bench.measure.query import answer, ask, distances
 from bench.measure.watch import Watch
@@ -37,7 +39,6 @@ from bench.plugins import discovery as doors
 from bench.plugins.contracts import DataSettings
 from bench.runner.rebuild import Rebuilder
 from bench.runner.task import Settings
-from bench.runner.worker import prepare_torch
 from bench.verdict.survivors import Subject
 from leaderboard.pages.markdown import table
 from leaderboard.tables.cells import labels
@@ -168,7 +169,8 @@ def summary(rows: list[Document]) -> pd.DataFrame:
 
 def main(arguments: argparse.Namespace) -> None:
     doors.load_plugins(tuple(arguments.plugin))
-    prepare_torch()
+    make_exact()
+    torch.set_num_threads(1)
     root = arguments.run.absolute()
     run = read_run(root)
     settings = Settings(

@@ -119,7 +119,7 @@ def test_ties_take_the_first() -> None:
 def test_ties_between_blocks_of_the_search_take_the_first(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr("attacks.jsma.pairs._PAIRS_AT_ONCE", at_once)
+    monkeypatch.setattr("attacks.jsma.pairs._PAIRS_CPU", at_once)
     a = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
     # (5, 1) and (4, 2) both score 36; the first has the larger a.
     picked = best_pair(a, 6 - a, torch.ones(1, 5, dtype=torch.bool))

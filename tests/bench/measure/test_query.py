@@ -123,3 +123,15 @@ def test_hashes_tell_rows_apart() -> None:
     x = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     first, second, third = hashes(x)
     assert first == second != third
+
+
+def test_distances_are_measured_in_parts_and_are_those_of_the_whole(monkeypatch) -> None:
+    x = torch.rand(50, 3, 2, 2)
+    moved = (x + 0.2 * torch.randn(50, 3, 2, 2)).where(torch.rand(50, 3, 2, 2) < 0.5, x)
+    moved[7, 0, 0, 0] = math.nan
+    whole = distances(x, moved)
+    monkeypatch.setattr("bench.measure.query.BATCH", 7)
+    parts = distances(x, moved)
+    for name in ("l0_features", "l0_pixels", "l2", "linf", "finite", "in_box"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name)), name
+    assert len(distances(x[:0], x[:0]).l2) == 0

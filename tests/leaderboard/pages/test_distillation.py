@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from bench.base.rows import Results
-from leaderboard.pages.cost import cost, cost_table
+from leaderboard.pages.cost import cost, cost_table, inference
 from leaderboard.pages.distillation import Report, distillation, published_table
 from tests.leaderboard.rows import ENVIRONMENT, cell, model, sweep_results, who
 
@@ -113,15 +113,58 @@ def test_the_page_is_a_function_of_its_rows_and_shows_no_seconds() -> None:
 def test_cost_is_a_ratio_to_the_undefended_and_counts_the_teacher() -> None:
     hot, teacher, plain = who("distillation", 20), who("temperature_only", 20), who("undefended")
     rows = [model(of) for of in (plain, hot, teacher)]
-    seconds = {f"training:{row['id']}": t for row, t in zip(rows, (10, 12, 8), strict=True)}
-    seconds |= {f"inference:{row['id']}": 2.0 for row in rows}
-    found = cost_table(rows, seconds)
+    costs = costs_of(rows, (10, 12, 8), {1: 2})
+    found = cost_table(rows, costs)
     assert line(found, "distillation")["training"] == "20.0 s (× 2.00)"
     assert line(found, "distillation")["parameters"] == "1000 (× 1.00)"
-    assert line(found, "distillation")["inference of 1,000 images"] == "2.00 s (× 1.00)"
-    del seconds[f"training:{rows[2]['id']}"]
-    assert line(cost_table(rows, seconds), "distillation")["training"] == "–"
-    assert "× 1.00" in cost(rows, ENVIRONMENT, seconds)
+    assert line(found, "distillation")["inference"] == "2.00 s (no difference: [1.00, 1.00])"
+    page = cost(rows, ENVIRONMENT, costs)
+    assert "a pass over 1000 test images" in page
+    assert "3 rounds" in page
+    assert "0.5 to 2.5 processes wanted each core" in page
+    assert "on A processor" in page
+    del costs["training"][rows[2]["id"]]
+    assert line(cost_table(rows, costs), "distillation")["training"] == "–"
+
+
+def costs_of(rows, training, needs=None) -> dict:
+    """Return ``costs.json`` of models that all take two seconds, and so long to train.
+
+    ``needs``: by the index of a row that of its teacher.
+    """
+    taught = {rows[mine]["id"]: [rows[its]["id"]] for mine, its in (needs or {}).items()}
+    common = {"on": "processor", "device": "A processor"}
+    loads = (0.5, 2.5, None, None)
+    told = [
+        {"seconds": 2 * t, "processor": t, "load": load, **common}
+        for t, load in zip(training, loads, strict=False)
+    ]
+    seconds = {row["id"]: [2.0, 2.0, 2.0] for row in rows}
+    return {
+        "inference": {"rows": 1000, "reason": None, "weights": {}, "seconds": seconds},
+        "training": {
+            row["id"]: {**told, "needs": taught.get(row["id"], [])}
+            for row, told in zip(rows, told, strict=True)
+        },
+    }
+
+
+def test_a_ratio_is_that_of_its_rounds_and_is_said_only_where_it_was_measured() -> None:
+    # A machine that was twice as slow for a while: the medians lie apart, the rounds do not.
+    busy = [1.0, 1.0, 2.0, 2.0]
+    assert inference([1.01, 1.0, 1.99, 2.02], busy) == "1.50 s (no difference: [0.99, 1.01])"
+    assert inference([1.51, 1.52, 3.0, 3.02], busy) == "2.26 s (× 1.51 [1.50, 1.52])"
+    assert inference([1.0, 2.0, 2.0, 2.0], busy) == "2.00 s (ratio not measurable here)"
+    assert inference(None, busy) == "–"
+    assert inference(busy, None) == "1.50 s"
+
+
+def test_a_run_that_was_not_timed_says_why_and_shows_no_inference() -> None:
+    rows = [model(who("undefended"))]
+    costs = {"inference": {"weights": {}, "reason": "timed out after 3 s"}, "training": {}}
+    page = cost(rows, ENVIRONMENT, costs)
+    assert "Inference was not measured: timed out after 3 s." in page
+    assert line(cost_table(rows, costs), "undefended")["inference"] == "–"
 
 
 def test_the_cost_of_a_student_counts_its_own_teacher() -> None:
@@ -134,10 +177,10 @@ def test_the_cost_of_a_student_counts_its_own_teacher() -> None:
     student = who("robust_distillation")
     student["defense_params"] = {"teacher": {"name": "adversarial_training", "eps": 0.2}}
     rows = [model(of) for of in (plain, other, robust, student)]
-    seconds = {f"training:{row['id']}": t for row, t in zip(rows, (1, 100, 40, 2), strict=True)}
-    assert line(cost_table(rows, seconds), "robust_distillation")["training"] == "42.0 s (× 42.00)"
-    rows.pop(2)  # another teacher of the same name is not its own
-    assert line(cost_table(rows, seconds), "robust_distillation")["training"] == "–"
+    costs = costs_of(rows, (1, 100, 40, 2), {3: 2})
+    assert line(cost_table(rows, costs), "robust_distillation")["training"] == "42.0 s (× 42.00)"
+    rows.pop(2)  # a teacher need be no model of the run: it may have no attack
+    assert line(cost_table(rows, costs), "robust_distillation")["training"] == "42.0 s (× 42.00)"
 
 
 @pytest.mark.parametrize("name", ["undefended", "distillation temperature=5"])
