@@ -7,6 +7,7 @@ INDEX = {
     "apgd": "attacks.apgd:APGD",
     "square": "attacks.square:Square",
     "fmn": "attacks.fmn:FMN",
+    "carlini_wagner": "attacks.carlini_wagner.plugin:CarliniWagner",
     "noise": "attacks.noise:Noise",
     "transfer": "attacks.transfer:Transfer",
     "surrogate": "attacks.surrogate:Surrogate",
@@ -18,4 +19,7 @@ INDEX = {
     "sigma_zero": "attacks.sigma_zero:SigmaZero",
     "foolbox": "attacks.peers.foolbox:Foolbox",
     "fooling": "attacks.fooling:Fooling",
+    "advgan": "attacks.advgan:AdvGAN",
+    "universal": "attacks.universal:Universal",
+    "patch": "attacks.patch:Patch",
 }

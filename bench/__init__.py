@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         DataSource,
         Defense,
         FitContext,
+        LearningAttack,
         Network,
         Perturbation,
     )
@@ -45,6 +46,7 @@ __all__ = [
     "Dataset",
     "Defense",
     "FitContext",
+    "LearningAttack",
     "Network",
     "Perturbation",
     "Spec",
@@ -68,7 +70,7 @@ _HOMES = {
     "bench.judging": ("Verdict", "judge"),
     "bench.plugins.contracts": (
         "Attack", "AttackContext", "BuildContext", "DataSettings", "DataSource", "Defense",
-        "FitContext", "Network", "Perturbation",
+        "FitContext", "LearningAttack", "Network", "Perturbation",
     ),
     "bench.base.types": ("DataInfo", "Spec", "ThreatModel", "UserError"),
 }  # fmt: skip

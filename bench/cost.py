@@ -23,7 +23,7 @@ from bench.measure.arithmetic import exact
 from bench.measure.cell import Sources, attack_sources
 from bench.plan.graph import Node
 from bench.plugins import registry
-from bench.plugins.contracts import Attack, AttackContext
+from bench.plugins.contracts import LEARNT, Attack, AttackContext, LearningAttack
 from bench.runner.processes import default_workers
 from bench.runner.worker import attack_seed
 from bench.verdict.flags import FEW_SOURCES
@@ -209,7 +209,9 @@ def _tried(node: Node, info: DataInfo, *, falls: bool) -> Passes:
     x = torch.full((TRIED, *info.shape), 0.5)
     sources = Sources(torch.arange(TRIED), x, torch.zeros(TRIED, dtype=torch.int64))
     attack: Attack = node.attack()
-    fitted = dict.fromkeys(node.document["requires"], model)
+    fitted: dict[str, nn.Module] = dict.fromkeys(node.document["requires"], model)
+    if isinstance(attack, LearningAttack):
+        fitted[LEARNT] = attack.build(info).eval()
     start = time.perf_counter()
     with registry.asking(attack, "perturb"):
         attack_sources(

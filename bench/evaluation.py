@@ -23,12 +23,14 @@ from bench.measure.query import copies
 from bench.plan.graph import SCALE
 from bench.plan.panel import make_attack
 from bench.plugins import discovery, registry
-from bench.plugins.contracts import Attack, AttackContext
+from bench.plugins.contracts import LEARNT, Attack, AttackContext, DataSource, LearningAttack
 from bench.plugins.data import Dataset, Split
+from bench.plugins.recipes import find_recipe
 from bench.results.cell_metrics import summarise
 from bench.results.collect import row
 from bench.results.model_metrics import summarise_model, summarise_probe
 from bench.suspicion.suspect import suspect
+from bench.training.fit import derive_seed, fit_attack, untaught
 from bench.verdict.flags import ModelFacts, model_flags
 
 
@@ -43,6 +45,7 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     seed: int = 0,
     name: str = "model",
     expect_accuracy: float | None = None,
+    train: tuple[Any, Any] | None = None,
 ) -> Evaluation:
     """Attack ``model`` and return one row an attack: the columns of ``results.json``.
 
@@ -53,6 +56,8 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     first ``sources`` (None: all) are attacked. What is guessed is a Python warning. ``attacks``:
     registered names, ``bench.Spec`` with parameters, or attack instances. The intervals are split
     into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
+    ``train``: (x, y) like those above, for attacks that learn before they perturb: without it they
+    are skipped, with the reason in their row.
 
     The model is suspected as in a run (``bench.suspicion.suspect``): ``flagged`` holds what was
     found of the model and of each attack, and what warns is also a Python warning. (In
@@ -71,7 +76,8 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
         first = test.take(slice(0, count))
         chosen = Sources(torch.arange(count, device=first.y.device), first.x, first.y, seed)
         clean, flags = _suspect(model, test, chosen, info, expect_accuracy)
-        rows = [_evaluate(model, _attack(item), chosen, info, clean, seed) for item in attacks]
+        data = Dataset(info, *_training(train, test), test, "")
+        rows = [_evaluate(model, _attack(item), chosen, data, clean, seed) for item in attacks]
     for flag in flags:
         if warns(flag):
             warnings.warn(f"{flag['id']}: {flag['evidence']}; {flag['advice']}", stacklevel=2)
@@ -141,20 +147,52 @@ def _suspect(
     return summarise_probe(found.rows), flags
 
 
+def _training(train: tuple[Any, Any] | None, test: Split) -> tuple[Split, Split]:
+    """Return what attacks may learn from, and an empty validation split."""
+    none = test.take(slice(0, 0))
+    if train is None:
+        return none, none
+    x, y = train
+    found = check_inputs(x, y).split().to(test.y.device)
+    if found.stored.shape[1:] != test.stored.shape[1:]:
+        raise UserError(
+            f"train holds inputs of shape {tuple(found.stored.shape[1:])}, and x those of "
+            f"{tuple(test.stored.shape[1:])}: an attack learns on inputs of one shape"
+        )
+    return found, none
+
+
 def _evaluate(
-    model: nn.Module, attack: Attack, sources: Sources, info: DataInfo, clean: Document, seed: int
+    model: nn.Module, attack: Attack, sources: Sources, data: Dataset, clean: Document, seed: int
 ) -> CellRow:
+    info = data.info
     threat = attack.threat(info.shape)
     if attack.access == "gradients" and not _differentiable(model, sources):
         raise UserError(
             f"{_name(attack)} follows gradients and the model's answer has none: no torch.no_grad, "
             "detach or NumPy inside, or attack by queries alone, as square does"
         )
-    evidence = attack_sources(model, attack, sources, AttackContext(info, seed))
-    summary = summarise(evidence.records, threat, info.features)
     identity = {"attack": _name(attack), "attack_params": registry.parameters(attack)}
+    fitted = {}
+    if isinstance(attack, LearningAttack):
+        if not len(data.train):
+            outcome = Outcome("skipped", untaught(info.name))
+            warnings.warn(f"{_name(attack)} is skipped: {outcome.reason}", stacklevel=3)
+            return row(identity, outcome, threat, {}, clean, {}, info.classes)
+        fitted[LEARNT] = _learnt(attack.fitted_as(), model, data, seed)
+    evidence = attack_sources(model, attack, sources, AttackContext(info, seed, fitted))
+    summary = summarise(evidence.records, threat, info.features)
     queries = {"forwards": evidence.forwards, "backwards": evidence.backwards}
     return row(identity, Outcome("done"), threat, summary, clean, queries, info.classes)
+
+
+def _learnt(attack: LearningAttack, model: nn.Module, data: Dataset, seed: int) -> nn.Module:
+    """Return what ``attack`` learns about ``model``, seeded as in a run."""
+    with torch.random.fork_rng(devices=[]):
+        return fit_attack(
+            attack, model, data, find_recipe(DataSource.recipe), derive_seed(seed, _name(attack)),
+            {}, registry.ATTACKS.make,
+        )  # fmt: skip
 
 
 def _differentiable(model: nn.Module, sources: Sources) -> bool:

@@ -56,7 +56,7 @@ FLOORS = {
     ],
     "attacks": [
         {"kit"},
-        {"jsma", "peers"},
+        {"carlini_wagner", "jsma", "peers"},
         {path.stem for path in (ROOT / "attacks").glob("*.py")} - {"__init__"},
     ],
     "leaderboard": [{"tables"}, {"figures"}, {"findings"}, {"site"}, {"pages"}, {"terminal"}],

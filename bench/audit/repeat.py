@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 
 from bench.audit.verify_rows import OTHERWISE, Difference, Mode, compare
 from bench.base.files import read_json
@@ -27,9 +28,10 @@ from bench.base.types import DamagedError, Document
 from bench.evidence.cells import Evidence
 from bench.evidence.finished_run import FinishedRun
 from bench.evidence.folder import RunFolder
-from bench.measure.cell import REPORTED
+from bench.measure.cell import REPORTED, Sources, attack_sources
 from bench.measure.query import predict
-from bench.plan.graph import Node
+from bench.plan.graph import FITS, Node
+from bench.plugins.contracts import AttackContext
 from bench.plugins.data import Dataset
 from bench.plugins.unpickle import trusted
 from bench.results.collect import collect
@@ -43,6 +45,9 @@ Outcome = Literal["identical", "within tolerance", "differs"]
 
 TOGETHER = ("worst_case", "worst_case_ci", "compared", "outcomes_differ", "inputs_differ", "paired")
 """What a cell's row says of other cells too: a few of them do not make it."""
+
+TRIED = 200
+"""Inputs on which two fits of an attack are compared."""
 
 OF_OTHERS = ("recheck", "flags")
 """What a model's row says of all its cells and of other models."""
@@ -59,16 +64,25 @@ class Choice:
     def drawn(self, run: FinishedRun) -> dict[str, list[str]]:
         """Return the ids of the fits and the cells, whatever their outcome, in the order drawn.
 
-        Of a published run without closers, which attack what is left of all others' evidence.
+        Of a published run without closers, which attack what is left of all others' evidence, and
+        without fits of attacks, of which nothing is published.
         """
         published = is_published(run.folder)
         cells = [row for row in run.rows if not (published and row.get("round"))]
-        return self.of_rows(cells, run.results.models)
+        drawn = self.of_rows(cells, run.results.models)
+        if published:
+            models = {row["id"] for row in run.results.models}
+            drawn["fit"] = [fit for fit in drawn["fit"] if fit in models]
+        return drawn
 
     def of_rows(self, cells: Sequence[CellRow], models: Sequence[ModelRow]) -> dict[str, list[str]]:
-        """Return the ids that are drawn of rows, fits first."""
-        ids = [[row["id"] for row in table] for table in (models, cells)]
-        return {"fit": self._some(ids[0], self.fits), "cell": self._some(ids[1], self.cells)}
+        """Return the ids that are drawn of rows, fits first, those of attacks among them."""
+        learnt = {found["id"] for row in cells if (found := row.get("learnt"))}
+        fits = [*(row["id"] for row in models), *learnt]
+        return {
+            "fit": self._some(fits, self.fits),
+            "cell": self._some([row["id"] for row in cells], self.cells),
+        }
 
     def _some(self, ids: Sequence[str], count: int) -> list[str]:
         order = np.random.RandomState(self.seed).permutation(len(ids))[:count]
@@ -119,7 +133,8 @@ def repeat(run: FinishedRun, bench: Bench, choice: Choice, mode: Mode) -> list[R
     found = []
     with tempfile.TemporaryDirectory(prefix="retort-again-") as name:
         for kind, ids in choice.drawn(run).items():
-            nodes = {node.id: node for node in run.plan.of("fit" if kind == "fit" else "cell")}
+            kinds = FITS if kind == "fit" else ("cell",)
+            nodes = {node.id: node for node in run.plan.nodes if node.kind in kinds}
             chosen = [nodes[item] for item in ids if item in nodes]
             if not chosen:
                 continue
@@ -186,7 +201,7 @@ class Anew:
                 differing, same = self._fit(node, mode)
         except (DamagedError, KeyError, TypeError, ValueError) as error:
             differing, same = [Difference(node.id, "again", "unreadable", reason_of(error))], False
-        kind: Literal["fit", "cell"] = "fit" if node.kind == "fit" else "cell"
+        kind: Literal["fit", "cell"] = "fit" if node.kind in FITS else "cell"
         if differing:
             return Repeated(kind, node.id, "differs", tuple(differing))
         exact = same or (self.published and mode == "exact")
@@ -208,7 +223,9 @@ class Anew:
         return [Difference(node.id, f"again: {name}", *pair) for name, pair in found.items()]
 
     def _fit(self, node: Node, mode: Mode) -> tuple[list[Difference], bool]:
-        path, made = self.run.folder.model(node.id), self.folder.model(node.id)
+        path, made = (
+            folder.document(node.kind, node.id) for folder in (self.run.folder, self.folder)
+        )
         if not (path.exists() and made.exists()):
             there = path.exists()
             if there == made.exists():
@@ -221,16 +238,36 @@ class Anew:
             return [], True
         if mode == "exact":
             return [_other(node, "weights", *weights, *documents)], False
+        what, differ = (self._reaches if node.kind == "attack-fit" else self._answers)(node)
+        if abs(differ[0] - differ[1]) <= OTHERWISE:
+            return [], False
+        return [Difference(node.id, f"again: {what}, at most {OTHERWISE}", *differ)], False
+
+    def _answers(self, node: Node) -> tuple[str, list[float]]:
+        """Return what is compared of a model made anew: the share of answers that differ."""
         answers = []
         for folder in (self.run.folder, self.folder):
             models = Rebuilder(replace(self.bench.settings, run=folder.root))
             _, model = models.load_model(node.id)
             answers.append(predict(model, self.data.test.x, self.data.info.classes).argmax(dim=1))
         share = float((answers[0] != answers[1]).double().mean())
-        if share <= OTHERWISE:
-            return [], False
-        what = f"again: share of answers that differ, at most {OTHERWISE}"
-        return [Difference(node.id, what, 0.0, share)], False
+        return "share of answers that differ", [0.0, share]
+
+    def _reaches(self, node: Node) -> tuple[str, list[float]]:
+        """Return what is compared of what an attack learnt anew: how often it succeeds."""
+        shares = [self._reached(node, folder) for folder in (self.run.folder, self.folder)]
+        return "success of the attack with what it learnt, apart", shares
+
+    def _reached(self, node: Node, folder: RunFolder) -> float:
+        """Return how often an attack succeeds with what it learnt in ``folder``."""
+        models = Rebuilder(replace(self.bench.settings, run=folder.root))
+        _, model = models.load_model(node.needs["model"])
+        split = self.data.test.take(slice(0, TRIED))
+        sources = Sources(torch.arange(len(split)), split.x, split.y)
+        fitted = models.fitted(node.document["requires"], node.id)
+        context = AttackContext(self.data.info, 0, fitted)
+        found = attack_sources(model, node.attack(), sources, context).records
+        return float(found["success"].mean())
 
     def _cell(self, node: Node, mode: Mode) -> tuple[list[Difference], bool]:
         kept, made = (

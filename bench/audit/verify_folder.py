@@ -20,8 +20,8 @@ from bench.base.places import named
 from bench.base.rows import Results
 from bench.base.types import DamagedError, Document, UserError
 from bench.evidence.finished_run import FinishedRun
-from bench.evidence.folder import BESIDE, RunFolder
-from bench.plan.graph import Node, node_id
+from bench.evidence.folder import BELOW, BESIDE, RECHECKS, RunFolder
+from bench.plan.graph import FITS, Node, node_id
 from bench.plan.matrix import load_matrix
 from bench.plugins.data import Dataset
 from bench.runner.worker import reason_of
@@ -173,7 +173,7 @@ def _check_node(folder: RunFolder, node: Node, found: Verification) -> None:
     outcome = document.get("outcome")
     if isinstance(outcome, dict) and outcome.get("status") != "done":
         return
-    checksums = document if node.kind == "fit" else document.get("files")
+    checksums = document if node.kind in FITS else document.get("files")
     for name, beside in folder.files(node.kind, node.id).items():
         checksum = checksums.get(name) if isinstance(checksums, dict) else None
         _check_file(node, beside, checksum, found)
@@ -197,11 +197,9 @@ def _check_foreign(run: FinishedRun, pages: Iterable[str], found: Verification) 
     known = {*APART, *Results.FILES, *Results.FURTHER, *pages}
     planned = {node.id for node in run.plan.nodes}
     given = set(named([node.document for node in run.plan.nodes]))
-    below = dict(zip(("fit", "probe", "cell"), folder.folders()[1:4], strict=True))
     suffixes = {
-        path: {".json", *BESIDE[kind].values()}  # type: ignore[index]
-        for kind, path in below.items()
-    } | {folder.folders()[4]: {".json"}}
+        folder.root / name: {".json", *BESIDE[kind].values()} for kind, name in BELOW.items()
+    } | {folder.root / RECHECKS: {".json"}}
     other = 0
     for path in sorted(folder.root.rglob("*")):
         place = path.relative_to(folder.root)

@@ -25,8 +25,8 @@ from bench.evidence.finished_run import FinishedRun
 from bench.evidence.standing import Standing
 from bench.measure.probes import training_sample
 from bench.measure.query import DRAWS, Anew, predict
-from bench.plan.graph import Node
-from bench.plugins.contracts import Attack, Defense
+from bench.plan.graph import FITS, Node
+from bench.plugins.contracts import LEARNT, Attack, Defense
 from bench.runner.keys import Keys
 from bench.runner.rebuild import Rebuilder
 from bench.runner.schedule import incompatible
@@ -65,6 +65,7 @@ class Recheck:
         self.other_code: set[str] = set()
         self._versions: dict[str, object] = {}
         self._weights: dict[str, str] = {}
+        self._rebuilt: set[str] = set()
         standing = Standing(run.folder, self.data)
         self._keys = Keys(self.data, hardware(models.settings.device), self._weights, standing)
 
@@ -76,19 +77,22 @@ class Recheck:
         for node in self.run.plan.nodes:
             if node.kind != "probe":
                 node.plugin()
-        present = {fit: self._fit(node) for fit, node in self.run.fits().items()}
-        for fit, found in present.items():
-            model = self._load(fit) if found else None
+        present = {node.id: self._fit(node) for kind in FITS for node in self.run.plan.of(kind)}
+        for node in self.run.plan.of("attack-fit"):
+            if present[node.id]:
+                self._learnt(node)
+        for fit in self.run.fits():
+            model = self._load(fit) if present[fit] else None
             for node in self.run.plan.nodes:
-                if node.kind != "fit" and node.needs.get("model") == fit:
+                if node.kind not in FITS and node.needs.get("model") == fit:
                     self._node(node, model)
 
     def _fit(self, node: Node) -> bool:
-        """Return whether there is a model; where its fit failed, no cell of it may be done."""
-        document = _read(self.run.folder.model(node.id))
+        """Return whether it left weights; where a fit failed, no cell that needs it may be done."""
+        document = _read(self.run.folder.document(node.kind, node.id))
         if document is None:
             return False
-        self.result.count("models")
+        self.result.count("models" if node.kind == "fit" else "attacks' fits")
         self._weights[node.id] = str(document.get("weights"))
         self._key(node, document)
         return True
@@ -100,6 +104,17 @@ class Recheck:
             self.result.add(fit, "model", "stored weights", f"not rebuilt: {reason_of(error)}")
             return None
         return _Model(lambda: self.models.load_model(fit)[1], defense)
+
+    def _learnt(self, node: Node) -> None:
+        """Build what an attack learnt anew; without it none of its cells may be done."""
+        try:
+            self.models.load_learnt(node.id)
+            self._rebuilt.add(node.id)
+        except Exception as error:  # noqa: BLE001 (other people's code)
+            self.result.add(
+                node.id, "what its attack learnt", "stored weights",
+                f"not rebuilt: {reason_of(error)}",
+            )  # fmt: skip
 
     def _node(self, node: Node, model: _Model | None) -> None:
         path = self.run.folder.document(node.kind, node.id)
@@ -113,6 +128,9 @@ class Recheck:
             self.result.add(node.id, "records", "stored", "not made again: no model")
             return
         self.result.count(f"{node.kind}s")
+        learnt = node.needs.get(LEARNT)
+        if learnt is not None and learnt not in self._rebuilt:
+            self.result.add(node.id, "records", "stored", "what its attack learnt is not")
         mode: Mode = "stochastic" if model.stochastic else self.result.mode
         try:
             found = self._rejudge(node, model, mode)
@@ -175,7 +193,7 @@ class Recheck:
         left = self._keys.left(node)
         if left is not None and self._keys.needless(node, left):
             return False
-        if outcome.status == "skipped" and incompatible(self.run.fits(), node) is None:
+        if outcome.status == "skipped" and incompatible(self.run.fits(), node, self.data) is None:
             self._skipped_then(node, outcome)
         return False
 

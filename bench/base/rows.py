@@ -70,6 +70,14 @@ class ModelIdentity(DefenseIdentity):
     seed: Annotated[int, "training seed"]
 
 
+class LearntRow(TypedDict):
+    """What an attack learnt about a model before it perturbed."""
+
+    id: Annotated[str, "the id of its fit, which several cells may share"]
+    forwards: Annotated[int | None, "forward passes of the model for it, in rows"]
+    backwards: Annotated[int | None, "backward passes, in rows"]
+
+
 class CellRow(ModelIdentity):
     """One object of `results.json`: a model under an attack."""
 
@@ -120,6 +128,9 @@ class CellRow(ModelIdentity):
     ]
     seen: NotRequired[
         Annotated[int | None, "sources broken by an input that was asked about, not returned"]
+    ]
+    learnt: NotRequired[
+        Annotated[LearntRow | None, "what its attack learnt before, where it learns"]
     ]
     flags: Annotated[list[FlagRow], "what is suspicious about the cell"]
 
@@ -389,8 +400,8 @@ FILES: dict[str, type] = {
 """What each object of a file is."""
 
 PARTS: tuple[type, ...] = (
-    ThreatRow, FlagRow, PairedRow, BinRow, SensitivityRow, GradientsRow, SuspicionRow, RecheckRow,
-    SeedRow, BreakerRow, CurveRow, ReachRow, ExampleRow, SideRow,
+    ThreatRow, FlagRow, PairedRow, LearntRow, BinRow, SensitivityRow, GradientsRow, SuspicionRow,
+    RecheckRow, SeedRow, BreakerRow, CurveRow, ReachRow, ExampleRow, SideRow,
 )  # fmt: skip
 """What the objects hold in turn."""
 

@@ -27,6 +27,7 @@ from bench.base.types import Outcome, UserError, spec_of
 from bench.cluster.parcel import Blob, Delivery, Known, Parcel, Setup, facts, left_by
 from bench.evidence.environment import device_name
 from bench.evidence.folder import RunFolder
+from bench.plan.graph import FITS
 from bench.plugins import registry
 from bench.runner.keys import attack_source, fit_source
 from bench.runner.prepare import choose_device
@@ -195,7 +196,7 @@ class Station:
                 report = Report(Outcome("failed", f"{error.strerror}: what it left"))
         for path in paths.values():
             path.unlink(missing_ok=True)
-        if task.kind == "fit":
+        if task.kind in FITS:
             shutil.rmtree(self.settings.cache, ignore_errors=True)
         return Delivery(report=report, files=files, log=self._printed())
 

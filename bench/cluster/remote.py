@@ -24,9 +24,10 @@ from bench.cluster.engine import Engine, Needs
 from bench.cluster.machine import carry_out, inspect, remove
 from bench.cluster.parcel import Blob, Delivery, Known, Parcel, Setup, blob_of, facts, left_by
 from bench.evidence.folder import RunFolder
-from bench.plan.graph import Kind, Node, Plan
+from bench.plan.graph import FITS, Kind, Node, Plan
 from bench.plugins import registry
 from bench.plugins.code_hash import plugin_files
+from bench.plugins.contracts import LEARNT
 from bench.plugins.data import Dataset, pack
 from bench.runner.keys import attack_source, fit_source
 from bench.runner.task import Answer, Report, Settings, Task
@@ -115,13 +116,16 @@ class RemoteExecutor:
 
         try:
             stored = cached_at(self.settings.cache, task.key)
-            if task.kind == "fit" and (found := cached_fit(stored, task.key)) is not None:
-                keep_fit(self.folder, task, stored, found["weights"])
+            if task.kind in FITS and (found := cached_fit(stored, task.key)) is not None:
+                keep_fit(self.folder, task, stored, found)
                 told.set_result(
                     Report(Outcome("done"), cached=True, training=found.get("training"))
                 )
                 return
-            fits: list[tuple[Kind, str]] = [("fit", need) for need in task.needs.values()]
+            fits: list[tuple[Kind, str]] = [
+                ("attack-fit" if role == LEARNT else "fit", need)
+                for role, need in task.needs.items()
+            ]
             parcel = Parcel(self.setup, task, dict(self._read(fits)))
             self._send(parcel, self._needs.get(_similar(task), Needs()), done)
         except BaseException as error:  # noqa: BLE001 (a future that is never done stops the run)
@@ -156,13 +160,14 @@ class RemoteExecutor:
         for name, sha256 in sums.items():
             if hashlib.sha256(files.get(name, b"")).hexdigest() != sha256:
                 raise DamagedError(f"of {task.id} the {name} was damaged on its way")
-        if task.kind == "fit":
+        if task.kind in FITS:
             name = f"{task.id} weights"
             stored = cached_at(self.settings.cache, task.key)
             write_bytes(stored, files[name])
-            document = cache_document(task, sums[name], report.training)
+            queries = json.loads(files[f"{task.id} document"]).get("queries")
+            document = cache_document(task, sums[name], report.training, queries)
             write_json(stored.with_suffix(".json"), document)
-            keep_fit(self.folder, task, stored, sums[name])
+            keep_fit(self.folder, task, stored, document)
             return
         for name, path in left_by(task, self.folder):
             write_bytes(path, files[name])
@@ -222,11 +227,11 @@ class RemoteExecutor:
                 continue
             seen.add((kind, node))
             path = self.folder.document(kind, node)
-            if kind == "fit":
-                required = read_json(path)["key"]["document"]["requires"]
-                todo += [("fit", fit) for fit in required.values()]
+            if kind in FITS:
+                document = read_json(path)["key"]["document"]
+                todo += [("fit", fit) for fit in document.get("requires", {}).values()]
             for item in (path, *self.folder.files(kind, node).values()):
-                yield item.relative_to(self.folder.root).as_posix(), self._blob(item, kind == "fit")
+                yield item.relative_to(self.folder.root).as_posix(), self._blob(item, kind in FITS)
 
     def _blob(self, path: Path, keep: bool) -> Blob:
         """Return a file as it travels; ``keep``: many tasks will read it."""
@@ -331,7 +336,7 @@ def _checksums(files: Mapping[str, bytes], task: Task, leaves: str) -> Mapping[s
         document = json.loads(files[f"{leaves} document"])
         if document["id"] == leaves and document["evidence"] == digest(task.key):
             found: Mapping[str, str] = (
-                {"weights": document["weights"]} if task.kind == "fit" else document["files"]
+                {"weights": document["weights"]} if task.kind in FITS else document["files"]
             )
             return found
     except (KeyError, ValueError, TypeError):

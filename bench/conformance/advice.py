@@ -45,6 +45,13 @@ ADVICE = {
         "bench.Attack lists"
     ),
     "requirements": "let requires return {name: defense or bench.Spec}",
+    "fit of an attack": (
+        "let build(info) return a torch.nn.Module, and fit one with the same weights, all finite"
+    ),
+    "what it learns from": (
+        "work on train.x.clone(), take gradients with torch.autograd.grad, and leave the model's "
+        "weights, mode, gradients and hooks as they were"
+    ),
     "output": (
         "return a bench.Perturbation whose x_adv has the shape and dtype of x, with one entry a "
         "row in iterations and stop_reason"

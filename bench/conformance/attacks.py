@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from bench.base.types import Access, Targets, ThreatModel
 from bench.conformance.checks import Checks
-from bench.conformance.data import tiny_model
-from bench.conformance.models import fitted
+from bench.conformance.data import TINY, tiny_model
+from bench.conformance.models import fitted, same_weights
 from bench.measure.cell import Evidence, Sources, attack_sources, choose_attempts
 from bench.measure.query import predict
-from bench.plugins.contracts import Attack, AttackContext
+from bench.plugins import registry
+from bench.plugins.contracts import LEARNT, Attack, AttackContext, LearningAttack
 from bench.plugins.data import Dataset
+from bench.training.fit import fit_attack
 
 SOURCES = 8
 
@@ -69,7 +71,9 @@ def attack_checks(checks: Checks, attack: Attack, data: Dataset) -> None:
     found: list[_Trial] = []
     if not checks.run("requirements", lambda: found.append(_trial(attack, data))):
         return
-    trial, done = found[0], list[Evidence]()
+    if isinstance(attack, LearningAttack) and not _learns(checks, attack, found, data):
+        return
+    trial, done = found[-1], list[Evidence]()
     if not checks.run("output", lambda: done.append(trial.evidence())):
         return
     evidence = done[0]
@@ -90,6 +94,8 @@ def _declared(attack: Attack, data: Dataset) -> str | None:
     threat = attack.threat(data.info.shape)
     if not isinstance(threat, ThreatModel):
         return f"threat returns {type(threat).__name__}"
+    if hasattr(attack, "fit") and not isinstance(attack, LearningAttack):
+        return "it has a method fit, which nobody calls: subclass bench.LearningAttack"
     if attack.targets not in get_args(Targets):
         return f"targets is {attack.targets!r}, valid: {', '.join(get_args(Targets))}"
     if attack.access not in get_args(Access):
@@ -103,6 +109,50 @@ def _trial(attack: Attack, data: Dataset) -> _Trial:
     sources = Sources(ids, data.test.x[ids], data.test.y[ids])
     context = AttackContext(data.info, 0, required)
     return _Trial(attack, tiny_model(data), sources, context)
+
+
+def _learns(checks: Checks, attack: LearningAttack, found: list[_Trial], data: Dataset) -> bool:
+    """Let an attack learn what it needs, and add the trial in which it has that to ``found``."""
+    (trial,), modules = found, list[nn.Module]()
+    own = replace(trial, model=copy.deepcopy(trial.model))
+    if not checks.run("fit of an attack", lambda: modules.append(_fit(attack, own, data))):
+        return False
+    checks.run("what it learns from", lambda: _untouched(attack, trial, data))
+    checks.run("same fit", lambda: same_weights(modules[0], _fit(attack, trial, data)))
+    fitted = {**trial.context.fitted, LEARNT: _rebuilt(attack, modules[0], data)}
+    found.append(replace(trial, context=replace(trial.context, fitted=fitted)))
+    return True
+
+
+def _fit(attack: LearningAttack, trial: _Trial, data: Dataset) -> nn.Module:
+    """Return what ``attack`` learns about the model of ``trial``, seeded as a worker is."""
+    with torch.random.fork_rng(devices=[]):
+        seed_all(0)
+        return fit_attack(
+            attack.fitted_as(),
+            trial.model,
+            data,
+            TINY,
+            0,
+            trial.context.fitted,
+            registry.ATTACKS.make,
+        )
+
+
+def _rebuilt(attack: LearningAttack, module: nn.Module, data: Dataset) -> nn.Module:
+    again = attack.fitted_as().build(data.info)
+    again.load_state_dict({name: value.clone() for name, value in module.state_dict().items()})
+    return again.eval().requires_grad_(False)
+
+
+def _untouched(attack: LearningAttack, trial: _Trial, data: Dataset) -> str | None:
+    """Fit on a model of its own, and look at that and at the data after."""
+    model, kept = copy.deepcopy(trial.model), data.train.x.clone()
+    state, weights = _state(model), _weights(model)
+    _fit(attack, replace(trial, model=model), data)
+    if not torch.equal(kept, data.train.x):
+        return "fit changes train.x"
+    return _changed(model, state, weights, "fit")
 
 
 def _share(broken: Any, what: str) -> str | None:
@@ -162,10 +212,16 @@ def _side_effects(trial: _Trial) -> str | None:
     for name, before, after in zip(("x", "y", "target"), kept, given, strict=False):
         if not torch.equal(before, after) or after.requires_grad:
             return f"perturb changes {name}"
+    return _changed(model, state, weights, "perturb")
+
+
+def _changed(
+    model: nn.Module, state: dict[str, list[Any]], weights: dict[str, Tensor], what: str
+) -> str | None:
     if any(not torch.equal(weights[name], value) for name, value in model.state_dict().items()):
-        return "perturb changes the model's weights or buffers"
+        return f"{what} changes the model's weights or buffers"
     changed = [name for name, value in _state(model).items() if value != state[name]]
-    return f"perturb changes the model's {', '.join(changed)}" if changed else None
+    return f"{what} changes the model's {', '.join(changed)}" if changed else None
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ def defense_checks(checks: Checks, defense: Defense, data: Dataset) -> None:
     checks.run("training data", lambda: _unchanged(before, data.train.x, "fit changes train.x"))
     if not _model_checks(checks, model, data, defense.stochastic):
         return
-    checks.run("same fit", lambda: _same_weights(model, fitted(defense, data)))
+    checks.run("same fit", lambda: same_weights(model, fitted(defense, data)))
     checks.run("rebuild", lambda: _rebuild(defense, model, data))
     if defense.differentiable or type(defense).surrogate is not Defense.surrogate:
         checks.run("gradients", lambda: _gradients(defense.surrogate(model), data))
@@ -46,7 +46,7 @@ def network_checks(checks: Checks, network: Network, data: Dataset) -> None:
     model = found[0]
     if not _model_checks(checks, model, data, stochastic=False):
         return
-    checks.run("same build", lambda: _same_weights(model, _built(network, data)))
+    checks.run("same build", lambda: same_weights(model, _built(network, data)))
     checks.run("gradients", lambda: _gradients(model, data))
 
 
@@ -118,7 +118,8 @@ def _close(first: Tensor, second: Tensor, problem: str) -> str | None:
     return f"{problem}, by up to {float((first - second).abs().max()):.3g}"
 
 
-def _same_weights(first: nn.Module, second: nn.Module) -> str | None:
+def same_weights(first: nn.Module, second: nn.Module) -> str | None:
+    """Return how two modules that were made under one seed differ in their weights, or None."""
     one, two = first.state_dict(), second.state_dict()
     if one.keys() != two.keys():
         return "twice under one seed gives other parameters"

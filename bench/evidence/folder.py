@@ -22,9 +22,20 @@ MATRIX = "judge.toml"
 HANDED = "handed"
 """What was handed over in memory: data, and modules."""
 
+BELOW: Mapping[Kind, str] = {
+    "fit": "models",
+    "probe": "probes",
+    "attack-fit": "learnt",
+    "cell": "cells",
+}
+"""Where the documents of nodes lie, by kind."""
+
+RECHECKS = "rechecks"
+
 BESIDE: Mapping[Kind, Mapping[str, str]] = {
     "fit": {"weights": ".safetensors"},
     "probe": {"records": ".parquet"},
+    "attack-fit": {"weights": ".safetensors"},
     "cell": {"records": ".parquet", "inputs": ".safetensors"},
 }
 """The files beside a node's document, by kind: their names and suffixes."""
@@ -41,7 +52,7 @@ class RunFolder:
 
     def document(self, kind: Kind, node: str) -> Path:
         """Document of a node."""
-        return {"fit": self.model, "probe": self.probe, "cell": self.cell}[kind](node)
+        return self.root / BELOW[kind] / f"{node}.json"
 
     def files(self, kind: Kind, node: str) -> dict[str, Path]:
         """Return what lies beside the document of a node, by its name there."""
@@ -50,23 +61,23 @@ class RunFolder:
 
     def model(self, fit: str) -> Path:
         """Document of a fit."""
-        return self.root / "models" / f"{fit}.json"
+        return self.document("fit", fit)
 
-    def weights(self, fit: str) -> Path:
-        """Weights of a fit."""
-        return self.files("fit", fit)["weights"]
+    def weights(self, fit: str, kind: Kind = "fit") -> Path:
+        """Weights of a fit, of a defense or of an attack."""
+        return self.files(kind, fit)["weights"]
 
     def probe(self, node: str) -> Path:
         """Document of a probe."""
-        return self.root / "probes" / f"{node}.json"
+        return self.document("probe", node)
 
     def cell(self, node: str) -> Path:
         """Document of a cell."""
-        return self.root / "cells" / f"{node}.json"
+        return self.document("cell", node)
 
     def recheck(self, fit: str) -> Path:
         """Document of what a model answered to all its inputs in a process of its own."""
-        return self.root / "rechecks" / f"{fit}.json"
+        return self.root / RECHECKS / f"{fit}.json"
 
     def top(self, name: str) -> Path:
         """Document of the whole run."""
@@ -117,8 +128,7 @@ class RunFolder:
 
     def folders(self) -> list[Path]:
         """Return the folder itself and those below that hold evidence."""
-        below = ("models", "probes", "cells", "rechecks")
-        return [self.root, *(self.root / name for name in below)]
+        return [self.root, *(self.root / name for name in (*BELOW.values(), RECHECKS))]
 
     def check_schema(self) -> None:
         """Raise UserError where the folder was written by a newer Retort."""

@@ -18,26 +18,12 @@ class SpentError(Exception):
     """The attack has spent the passes that it was given."""
 
 
-class Watch:
-    """Counts rows through a model, and keeps the first input seen that breaks each source.
+class Passes:
+    """Counts rows through a model, forward and backward."""
 
-    ``x``: (sources, *shape) and ``y``: (sources,); ``rows``: those of them that are attacked,
-    ascending; ``threat`` says what counts as a version of a
-    source. An input belongs to the source that it lies nearest to (L2). Nothing is kept without a
-    budget, for there every input would do. What is kept is only a hint: it is judged like all else.
-    """
-
-    def __init__(
-        self, x: Tensor, y: Tensor, rows: Tensor, threat: ThreatModel, shape: tuple[int, ...]
-    ) -> None:
+    def __init__(self) -> None:
         self.forwards = 0
         self.backwards = 0
-        self._x, self._y, self._rows = x[rows], y[rows], rows
-        self._flat = self._x.flatten(1)
-        self._squares = self._flat.square().sum(dim=1)
-        self._threat, self._shape = threat, shape
-        self._kept: dict[int, Tensor] = {}
-        self._looks = threat.budget is not None and len(rows) > 0
 
     @contextmanager
     def counted(self, model: nn.Module, most: int | None = None) -> Iterator[None]:
@@ -55,6 +41,27 @@ class Watch:
 
         with model.register_forward_hook(forward):
             yield
+
+
+class Watch(Passes):
+    """Counts rows through a model, and keeps the first input seen that breaks each source.
+
+    ``x``: (sources, *shape) and ``y``: (sources,); ``rows``: those of them that are attacked,
+    ascending; ``threat`` says what counts as a version of a
+    source. An input belongs to the source that it lies nearest to (L2). Nothing is kept without a
+    budget, for there every input would do. What is kept is only a hint: it is judged like all else.
+    """
+
+    def __init__(
+        self, x: Tensor, y: Tensor, rows: Tensor, threat: ThreatModel, shape: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self._x, self._y, self._rows = x[rows], y[rows], rows
+        self._flat = self._x.flatten(1)
+        self._squares = self._flat.square().sum(dim=1)
+        self._threat, self._shape = threat, shape
+        self._kept: dict[int, Tensor] = {}
+        self._looks = threat.budget is not None and len(rows) > 0
 
     @contextmanager
     def seeing(self, model: nn.Module) -> Iterator[None]:

@@ -13,11 +13,14 @@ from bench.base.types import Document, Norm, Spec, ThreatModel, UserError, spec_
 from bench.plan.matrix import MatrixConfig, parse_matrix
 from bench.plan.panel import Panel, make_attack
 from bench.plugins import registry
-from bench.plugins.contracts import Attack, DataSource, Defense
+from bench.plugins.contracts import LEARNT, Attack, DataSource, Defense, LearningAttack
 from bench.plugins.parameter import as_spec
 from bench.plugins.recipes import find_recipe
 
-Kind = Literal["fit", "probe", "cell"]
+Kind = Literal["fit", "probe", "attack-fit", "cell"]
+
+FITS: tuple[Kind, ...] = ("fit", "attack-fit")
+"""The kinds of nodes that learn, and leave weights."""
 
 SCALE = 0.1
 """At what distance, in input units, a model is looked at where no L∞ panel has a smaller budget."""
@@ -49,8 +52,10 @@ class Closes:
 class Node:
     """One piece of work. ``id`` is the hash of ``document``; ``needs`` names fits by role.
 
-    A fit trains a defense; a probe measures a fit; a cell attacks one. A probe and a cell need
-    their fit under the name ``model``; further needs are what the plugin's ``requires`` named.
+    A fit trains a defense; a probe measures a fit; a cell attacks one; an attack's fit learns
+    what cells of that attack need. All but the first need their fit under the name ``model``, and
+    a cell what its attack learnt under ``learnt``; further needs are what the plugin's
+    ``requires`` named.
     A closer's cell comes ``after`` other cells of its model, and attacks what they left; one that
     ``follows`` a probe runs where that found the gradient not to be that of the answers.
     """
@@ -69,7 +74,10 @@ class Node:
         return at_seed(self._defense, self.document["seed"])
 
     def attack(self) -> Attack:
-        """Return the attack that a cell makes; raises UserError where its plugin is not loaded."""
+        """Return the attack of a cell or of an attack's fit, as it is fitted.
+
+        Raises UserError where its plugin is not loaded.
+        """
         return self._attack
 
     @property
@@ -92,8 +100,8 @@ class Node:
         return [*self.needs.values(), *(closes.after if closes else ()), *probes]
 
     def plugin(self) -> Defense | Attack:
-        """Return the defense of a fit, the attack of a cell."""
-        return self.attack() if self.kind == "cell" else self.defense()
+        """Return the defense of a fit, the attack of a cell or of an attack's fit."""
+        return self.defense() if self.kind == "fit" else self.attack()
 
     @cached_property
     def _defense(self) -> Defense:
@@ -270,6 +278,10 @@ class _Builder:
     ) -> str:  # fmt: skip
         matrix = self.matrix
         required = self._required(attack, seed)
+        learnt = self._attack_fit(fit, attack, seed)
+        if {"model", LEARNT} & required.keys():
+            name = registry.ATTACKS.name_of(attack)
+            raise UserError(f"attack {name!r}: requires may name no role 'model' or {LEARNT!r}")
         document = {
             "fit": fit,
             "attack": registry.ATTACKS.document(attack),
@@ -277,11 +289,29 @@ class _Builder:
             "source_seed": matrix.source_seed,
             "requires": required,
             # Only where there is any: the ids of all other cells say nothing of it.
+            **learnt,
             **({"most_passes": matrix.most_passes} if matrix.most_passes else {}),
             **({"closes": asdict(closes)} if closes else {}),
             **({"follows": follows} if follows else {}),
         }
-        return self._add("cell", document, {"model": fit, **required})
+        return self._add("cell", document, {"model": fit, **required, **learnt})
+
+    def _attack_fit(self, fit: str, attack: Attack, seed: int) -> dict[str, str]:
+        """Add what an attack has to learn about a model; nothing where it learns nothing."""
+        if not isinstance(attack, LearningAttack):
+            return {}
+        with registry.asking(attack, "fitted_as"):
+            attack = attack.fitted_as()
+            if not isinstance(attack, LearningAttack):
+                raise TypeError(f"a bench.LearningAttack is expected, got {type(attack).__name__}")
+        required = self._required(attack, seed)
+        document = {
+            "fit": fit,
+            "attack": registry.ATTACKS.document(attack),
+            "seed": seed,
+            "requires": required,
+        }
+        return {LEARNT: self._add("attack-fit", document, {"model": fit, **required})}
 
     def _close(self, fit: str, probe: str, panel: Panel, budget: float, seed: int) -> None:
         """Add the closers of a panel at one budget, round after round, each after all before it."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from bench.base.types import Access, DataInfo, Spec, Targets, ThreatModel
+from bench.base.types import Access, DataInfo, Spec, Targets, ThreatModel, UserError
 
 if TYPE_CHECKING:
     from bench.plugins.data import Dataset, Split
@@ -256,6 +256,49 @@ class Attack(ABC):
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext
     ) -> Perturbation:
         """Perturb ``x`` (batch, *shape) with labels ``y``; ``target`` is None if untargeted."""
+
+
+LEARNT = "learnt"
+"""What an attack learnt itself, among the models of ``AttackContext.fitted``: no requirement's."""
+
+
+@dataclass(frozen=True)
+class LearningAttack(Attack):
+    """An attack that learns something about a model before it perturbs: a generator, a patch.
+
+    Its fit is a node of its own, made once for a fitted model and stored with its weights; the
+    two halves are those of a defense: what was learnt is ``build`` plus stored weights.
+    """
+
+    @abstractmethod
+    def build(self, info: DataInfo) -> nn.Module:
+        """Return the untrained module; raises ValueError where it does not suit the data."""
+
+    @abstractmethod
+    def fit(self, model: nn.Module, train: Split, context: FitContext) -> nn.Module:
+        """Return what was learnt from ``train`` against ``model``, with the weights of ``build``.
+
+        ``model`` is what ``perturb`` will be given: neither it nor ``train`` may change.
+        """
+
+    def fitted_as(self) -> LearningAttack:
+        """Return the attack that is fitted for this one: those that return the same share a fit.
+
+        Itself, the default: every parameter may matter to what it learns.
+        """
+        return self
+
+    def learnt(self, context: AttackContext) -> nn.Module:
+        """Return what ``fit`` returned, built anew from its weights, in eval mode.
+
+        Raises UserError where the attack was called without: inside another attack, say.
+        """
+        if LEARNT not in context.fitted:
+            raise UserError(
+                f"{type(self).__name__} learns before it attacks, and was handed nothing that it "
+                "learnt: let a run or bench.evaluate call it, not another attack"
+            )
+        return context.fitted[LEARNT]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from bench.plan.graph import Node, Plan, data_name
 from bench.plan.panel import REFERENCE
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
+from bench.plugins.contracts import LEARNT
 from bench.plugins.data import Dataset
 from bench.results.cell_metrics import (
     DISAGREEMENT,
@@ -71,6 +72,7 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
             "report": plan.matrix.report,
             "panels": [asdict(entry) for entry in plan.matrix.entries()],
             "fits": [folder.model(node.id).exists() for node in plan.of("fit")],
+            "attacks": [_learnt(folder, node.id) for node in plan.of("attack-fit")],
             "probes": [_files(Evidence(folder, "probe", node.id)) for node in plan.of("probe")],
             "rechecks": [_recheck(folder, node.id) for node in plan.of("fit")],
             "cells": [
@@ -96,6 +98,15 @@ def results(plan: Plan, data: Dataset, folder: RunFolder) -> Results:
     hashes = {name: file_hash(folder.top(name)) for name in documents}
     write_json(note, {"key": key, "code": code, "files": hashes})
     return made
+
+
+def _learnt(folder: RunFolder, fit: str) -> Document | None:
+    """Return what the passes of an attack's fit were, None where it left nothing."""
+    try:
+        found: Document = read_json(folder.document("attack-fit", fit))["queries"]
+    except (DamagedError, KeyError, TypeError):
+        return None
+    return found
 
 
 def _files(evidence: Evidence) -> Document:
@@ -255,10 +266,20 @@ class _Cell:
             rows = (self.records["status"] == "seen").to_numpy(bool)
             seen = int(self.records["misclassified"].to_numpy(bool)[rows].sum())
         return {
+            **self._learnt(),
             "round": closes.round if closes else 0,
             "differing": self.evidence.document.get("differing"),
             "seen": seen,
         }
+
+    def _learnt(self) -> Document:
+        """Return what the attack learnt before, of one that learns."""
+        fit = self.node.needs.get(LEARNT)
+        if fit is None:
+            return {}
+        queries = _learnt(self.evidence.folder, fit) or {}  # it failed, or was skipped
+        counts = {name: queries.get(name) for name in ("forwards", "backwards")}
+        return {"learnt": {"id": fit, **counts}}
 
 
 def _disagreement(cell: _Cell, cells: list[_Cell]) -> Document:

@@ -8,7 +8,7 @@ from bench.base.files import read_json, write_json
 from bench.base.types import DamagedError, Document
 from bench.evidence.folder import RunFolder
 from bench.measure.pace import in_turns
-from bench.plan.graph import Kind, Plan
+from bench.plan.graph import FITS, Kind, Plan
 from bench.runner.rebuild import Rebuilder
 from bench.runner.task import Executor, Settings
 
@@ -25,12 +25,13 @@ def measure_costs(
     weights: Mapping[str, str],
     training: Mapping[str, Document],
 ) -> None:
-    """Write ``costs.json``: ``inference`` of all models of a run in turns, ``training`` of each.
+    """Write ``costs.json``: ``inference`` of all models of a run in turns, ``training`` of fits.
 
     ``weights``: the checksum of each fitted model, by fit; ``training`` as fits reported it, to
     which comes what other fits each ``needs``. Models that were timed together before are not
     timed again.
     """
+    weights = {fit.id: weights[fit.id] for fit in plan.of("fit") if fit.id in weights}
     before = _before(folder)
     found = before["inference"]
     if found.get("weights") != dict(weights) or found.get("reason") is not None:
@@ -40,7 +41,8 @@ def measure_costs(
     known = {**before["training"], **training}
     told = {
         fit.id: {**known[fit.id], "needs": sorted(fit.needs.values())}
-        for fit in plan.of("fit")
+        for kind in FITS
+        for fit in plan.of(kind)
         if fit.id in known
     }
     costs = {"inference": found, "training": told}

@@ -35,10 +35,10 @@ from bench.plan.graph import Closes, Node, Plan
 from bench.plan.panel import HOW
 from bench.plugins import registry
 from bench.plugins.code_hash import source_hash
-from bench.plugins.contracts import Attack, Defense, HandedOver
+from bench.plugins.contracts import Attack, Defense, HandedOver, LearningAttack
 from bench.plugins.data import Dataset
 from bench.suspicion.suspect import suspect
-from bench.training.fit import fit
+from bench.training.fit import fit, fit_attack
 
 DTYPE = "float32"
 
@@ -68,7 +68,13 @@ class Keys:
 
     def of(self, node: Node) -> Document:
         """Return the key document of ``node``."""
-        return {"fit": self._fit, "probe": self._probe, "cell": self._cell}[node.kind](node)
+        make = {
+            "fit": self._fit,
+            "probe": self._probe,
+            "attack-fit": self._attack_fit,
+            "cell": self._cell,
+        }
+        return make[node.kind](node)
 
     def blocks(self, node: Node, left: tuple[int, ...] | None) -> int:
         """Return into how many blocks a cell falls, of which so many sources are ``left``."""
@@ -129,21 +135,34 @@ class Keys:
             "samples": self._sample_document(_most(document, self.data), document["source_seed"]),
         }
 
+    def _attack_fit(self, node: Node) -> Document:
+        source = attack_fit_source(node.document)
+        self._sources[node.id] = source
+        return {
+            **self._common(node),
+            "source": source,
+            "model": self._model(node.needs["model"]),
+            "required": self._required(node),
+            **_files(node.plugin()),
+        }
+
     def _cell(self, node: Node) -> Document:
         sources, seed = node.document["sources"], node.document["source_seed"]
         left = self.left(node)
         return {
             **self._common(node),
             "model": self._model(node.needs["model"]),
-            "required": {
-                role: self._model(need) for role, need in node.needs.items() if role != "model"
-            },
+            "required": self._required(node),
             "attack_source": attack_source(node.document),
             "harness_source": source_hash(attack_sources, blocks),
             "samples": self._sample_document(_count(sources), seed),
             **({} if left is None else {"left": digest(list(left))}),
             **_files(node.plugin()),
         }
+
+    def _required(self, node: Node) -> Document:
+        """Return what a node needs beside its model: other models, and what its attack learnt."""
+        return {role: self._model(need) for role, need in node.needs.items() if role != "model"}
 
     def _common(self, node: Node) -> Document:
         return {
@@ -179,13 +198,18 @@ def fit_source(document: Document) -> str:
         return source_hash(fit, defense, network, *chosen)
 
 
-def attack_source(document: Document) -> str:
-    """Return the hash of the code of the attack of a cell's ``document``."""
+def attack_source(document: Document, *harness: Any) -> str:
+    """Return the hash of the code of the attack of a ``document``, and of ``harness``."""
     attack: Any = registry.ATTACKS.get(document["attack"]["name"])
     plugin = registry.ATTACKS.make(spec_of(document["attack"]))
     with registry.asking(plugin, "code"):
         chosen: Any = plugin.code()
-        return source_hash(attack, *chosen)
+        return source_hash(*harness, attack, *chosen)
+
+
+def attack_fit_source(document: Document) -> str:
+    """Return the hash of the code that an attack's fit of this ``document`` runs."""
+    return attack_source(document, fit_attack)
 
 
 def _count(number: int | str) -> int | None:
@@ -206,7 +230,10 @@ def check_files(plan: Plan) -> None:
 
 
 def check_attacks(plan: Plan, info: DataInfo) -> None:
-    """Raise UserError where an attack of ``plan`` has no threat model on data of ``info``."""
+    """Raise UserError where an attack of ``plan`` has no threat model on data of ``info``.
+
+    Or where what it would learn does not suit them.
+    """
     for node in plan.of("cell"):
         attack = node.attack()
         with registry.asking(attack, "threat"):
@@ -221,6 +248,9 @@ def check_attacks(plan: Plan, info: DataInfo) -> None:
                     f"an L2 budget of {threat.budget:g} exceeds the box, whose diagonal is "
                     f"{widest:.4g}; {HOW}"
                 )
+        if isinstance(attack, LearningAttack):
+            with registry.asking(attack, "build"):
+                attack.build(info)
         for name, valid in (("access", get_args(Access)), ("targets", get_args(Targets))):
             with registry.asking(attack, name):
                 if (given := getattr(attack, name)) not in valid:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,9 +14,9 @@ from bench.base.types import DataInfo, Document, spec_of
 from bench.evidence.folder import RunFolder
 from bench.measure.cell import Sources
 from bench.measure.probes import Probe, Samples, probe
-from bench.plan.graph import at_seed
+from bench.plan.graph import Kind, at_seed
 from bench.plugins import registry
-from bench.plugins.contracts import Defense
+from bench.plugins.contracts import LEARNT, Defense, LearningAttack
 from bench.plugins.data import Dataset, unpack
 from bench.runner.state import checksum
 from bench.runner.task import Settings
@@ -38,9 +39,22 @@ class Rebuilder:
 
     def load_model(self, fit_id: str) -> tuple[Defense, nn.Module]:
         """Rebuild a fitted model from the run's folder; raises DamagedError where it is torn."""
-        document = read_json(self.folder.model(fit_id))
-        weights = read_tensors(self.folder.weights(fit_id), document["weights"])
-        return self._assemble(document["key"]["document"], weights)
+        return self._assemble(*self._stored("fit", fit_id))
+
+    def load_learnt(self, fit_id: str) -> nn.Module:
+        """Rebuild what an attack learnt, as ``load_model`` does."""
+        document, weights = self._stored("attack-fit", fit_id)
+        attack = registry.ATTACKS.make(spec_of(document["attack"]))
+        assert isinstance(attack, LearningAttack), f"{document['attack']} learns nothing"
+        module = attack.build(self.info(document["fit"])).to(self.device)
+        module.load_state_dict(weights)
+        return module.eval().requires_grad_(False)
+
+    def _stored(self, kind: Kind, fit_id: str) -> tuple[Document, Mapping[str, torch.Tensor]]:
+        """Return the plan's document of a fit, and its weights."""
+        document = read_json(self.folder.document(kind, fit_id))
+        weights = read_tensors(self.folder.weights(fit_id, kind), document["weights"])
+        return document["key"]["document"], weights
 
     def info(self, fit_id: str) -> DataInfo:
         """Return the facts of a fit's data set, which is loaded only where none are set."""
@@ -49,9 +63,20 @@ class Rebuilder:
         document = read_json(self.folder.model(fit_id))["key"]["document"]
         return self.data(document["dataset"]).info
 
-    def fitted(self, needs: Mapping[str, str]) -> Mapping[str, nn.Module]:
-        """Return the fitted models that a plugin requires, by role, rebuilt when asked for."""
-        return _Fitted(self, needs)
+    def fitted(
+        self, needs: Mapping[str, str], learnt: str | None = None
+    ) -> Mapping[str, nn.Module]:
+        """Return the fitted models that a plugin requires, by role, rebuilt when asked for.
+
+        ``learnt``: the fit of an attack, whose module stands beside them.
+        """
+        load: dict[str, Callable[[], nn.Module]] = {
+            role: partial(lambda need: self.load_model(need)[1], need)
+            for role, need in needs.items()
+        }
+        if learnt is not None:
+            load[LEARNT] = partial(self.load_learnt, learnt)
+        return _Fitted(load)
 
     def data(self, document: Document) -> Dataset:
         """Return the data set of a document, loaded once, on the device."""
@@ -115,21 +140,20 @@ def _checksums(data: Dataset, test_only: bool = False) -> tuple[int, int]:
 
 
 class _Fitted(Mapping[str, nn.Module]):
-    def __init__(self, rebuilder: Rebuilder, needs: Mapping[str, str]) -> None:
-        self.rebuilder = rebuilder
-        self.needs = needs
+    def __init__(self, load: Mapping[str, Callable[[], nn.Module]]) -> None:
+        self.load = load
         self._models: dict[str, nn.Module] = {}
 
     def __getitem__(self, role: str) -> nn.Module:
         if role not in self._models:
-            self._models[role] = self.rebuilder.load_model(self.needs[role])[1]
+            self._models[role] = self.load[role]()
         return self._models[role]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.needs)
+        return iter(self.load)
 
     def __len__(self) -> int:
-        return len(self.needs)
+        return len(self.load)
 
 
 def make_defense(document: Document) -> Defense:

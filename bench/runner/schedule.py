@@ -20,13 +20,14 @@ from bench.evidence.environment import hardware
 from bench.evidence.folder import SCHEMA, RunFolder
 from bench.evidence.parts import join, standing
 from bench.evidence.standing import Standing
-from bench.plan.graph import Node, Plan
+from bench.plan.graph import FITS, Node, Plan
 from bench.plugins import registry
-from bench.plugins.contracts import Defense
+from bench.plugins.contracts import LEARNT, Defense, LearningAttack
 from bench.plugins.data import Dataset
 from bench.runner.keys import Keys
 from bench.runner.task import Executor, Report, Settings, Task
 from bench.runner.worker import reason_of
+from bench.training.fit import untaught
 
 Observer = Callable[[Node, Report, bool], None]
 """Called as each node ends: the node, its report, whether it was reused."""
@@ -151,8 +152,9 @@ class _Run:
 
     def drive(self) -> None:
         """Submit nodes as what they need is done, fits first, until none is left."""
-        # Fits first: everything else waits for them.
-        waiting = sorted(self.plan.nodes, key=lambda node: node.kind != "fit")
+        # Fits first: everything else waits for them, and cells for what their attacks learn.
+        order = {kind: place for place, kind in enumerate(FITS)}
+        waiting = sorted(self.plan.nodes, key=lambda node: order.get(node.kind, len(order)))
         ready: deque[tuple[Node, Task]] = deque()
         running: dict[concurrent.futures.Future[Report], tuple[Node, Task]] = {}
         while waiting or ready or running:
@@ -212,12 +214,14 @@ class _Run:
         ]
 
     def _task(self, node: Node) -> Task | None:
-        for need in node.needs.values():
+        for role, need in node.needs.items():
             outcome = self.progress.outcomes[need]
-            if outcome.status != "done":
-                self._finish(node, Report(Outcome("failed", f"its fit failed: {outcome.reason}")))
+            if outcome.status == "failed":
+                whose = "the attack's" if role == LEARNT else "its"
+                told = f"{whose} fit failed: {outcome.reason}"
+                self._finish(node, Report(Outcome("failed", told)))
                 return None
-        if node.kind == "cell" and (reason := incompatible(self.fits, node)):
+        if reason := incompatible(self.fits, node, self.keys.data):
             self._finish(node, Report(Outcome("skipped", reason)))
             return None
         left = self.keys.left(node)
@@ -248,7 +252,7 @@ class _Run:
         try:
             document = read_json(self.folder.document(node.kind, node.id))
             # A fit has one file beside it, whose checksum stands at the top of its document.
-            checksums = document if node.kind == "fit" else document["files"]
+            checksums = document if node.kind in FITS else document["files"]
             for name, path in self.folder.files(node.kind, node.id).items():
                 check(path, checksums[name])
             done = Outcome(**document["outcome"]).status == "done"
@@ -274,8 +278,9 @@ class _Run:
 
     def _finish(self, node: Node, report: Report, reused: bool = False) -> None:
         self.progress.outcomes[node.id] = report.outcome
-        if report.outcome.status == "done" and node.kind == "fit":
-            self.progress.weights[node.id] = read_json(self.folder.model(node.id))["weights"]
+        if report.outcome.status == "done" and node.kind in FITS:
+            document = read_json(self.folder.document(node.kind, node.id))
+            self.progress.weights[node.id] = document["weights"]
         if report.outcome.status != "done":
             self._put_aside(node, report.outcome)
         if not reused and report.seconds:
@@ -308,8 +313,13 @@ class _Shards:
         return Report(Outcome("done"), seconds)
 
 
-def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:
-    """Return why a cell is skipped, or None where its attack and its defense go together."""
+def incompatible(fits: Mapping[str, Node], node: Node, data: Dataset) -> str | None:
+    """Return why a cell is skipped, or None where attack, defense and data go together.
+
+    An attack's fit is skipped for the same reasons; a defense's and a probe never are.
+    """
+    if node.kind not in ("cell", "attack-fit"):
+        return None
     defense, attack = fits[node.needs["model"]].defense(), node.attack()
     with registry.asking(attack, "unavailable"):
         if reason := attack.unavailable():
@@ -317,6 +327,8 @@ def incompatible(fits: Mapping[str, Node], node: Node) -> str | None:
     adaptive = type(defense).surrogate is not Defense.surrogate
     if attack.access == "gradients" and not defense.differentiable and not adaptive:
         return "the attack needs gradients, and the defense declares none and no surrogate"
+    if isinstance(attack, LearningAttack) and not len(data.train):
+        return untaught(data.info.name)
     return None
 
 

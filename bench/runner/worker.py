@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,19 +45,28 @@ from bench.handed.diagnose import doubt
 from bench.measure.arithmetic import make_exact
 from bench.measure.cell import Sources, Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError
+from bench.measure.watch import Passes
+from bench.plan.graph import FITS
 from bench.plugins import discovery as doors
 from bench.plugins import registry
-from bench.plugins.contracts import AttackContext, Defense, HandedOver
+from bench.plugins.contracts import (
+    LEARNT,
+    Attack,
+    AttackContext,
+    Defense,
+    HandedOver,
+    LearningAttack,
+)
 from bench.plugins.data import Dataset
 from bench.plugins.recipes import find_recipe
 from bench.plugins.unpickle import trust
-from bench.runner.keys import attack_source, fit_source
+from bench.runner.keys import attack_fit_source, attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
 from bench.runner.state import Peak, ProcessState, checksum
 from bench.runner.task import Report, Settings, Task
-from bench.suspicion.average import Average
+from bench.suspicion.average import LEAST_DRAWS, Average
 from bench.suspicion.suspect import suspect
-from bench.training.fit import derive_seed, fit
+from bench.training.fit import derive_seed, fit, fit_attack, refuse_infinite
 from bench.training.loop import DivergedError
 
 T = TypeVar("T")
@@ -226,7 +236,7 @@ class Worker:
         try:
             return self._do(task)
         except torch.OutOfMemoryError:
-            if task.kind == "fit":
+            if task.kind in FITS:
                 raise
         torch.cuda.empty_cache()
         with fewer_rows(LESS):
@@ -236,7 +246,7 @@ class Worker:
         """Do a task, and return whether what it leaves came out of the cache."""
         _seed(task, task.id)
         self._loaded = []
-        if task.kind == "fit":
+        if task.kind in FITS:
             return self._fit(task)
         if task.kind == "probe":
             self._probe(task)
@@ -255,25 +265,20 @@ class Worker:
                 cached = found is not None
                 if found is None:
                     found = self._learn(task, stored)
-        keep_fit(self.folder, task, stored, found["weights"])
+        keep_fit(self.folder, task, stored, found)
         self._training = found.get("training")
         return cached
 
     def _learn(self, task: Task, stored: Path) -> Document:
-        asked = task.document
-        name = asked["defense"]["name"]
+        """Fit a defense or an attack, and return what the cache says of it beside its weights."""
+        what = "defense" if task.kind == "fit" else "attack"
+        who = f"{what} {task.document[what]['name']!r}"
+        shared = task.document if task.kind == "fit" else self._fit_document(task)
         self.models.changed()  # by whatever: if so, it is loaded anew
-        data, fitted = self._data(asked, task.key), self.models.fitted(task.needs)
+        data, passes = self._data(shared, task.key), Passes()
+        work = self._defense(task, data) if task.kind == "fit" else self._attack(task, data, passes)
         start, processor = time.perf_counter(), time.process_time()
-        model = fit(
-            make_defense(asked),
-            registry.NETWORKS.make(spec_of(asked["network"])),
-            data,
-            find_recipe(asked["recipe"]["name"]),
-            derive_seed(asked["seed"], name),
-            fitted,
-            registry.ATTACKS.make,
-        )
+        module = work()
         training = {
             "seconds": time.perf_counter() - start,
             "processor": time.process_time() - processor,
@@ -282,17 +287,55 @@ class Worker:
             "device": device_name(self.settings.device),
         }
         if self.models.changed():
-            raise ContractError(f"defense {name!r} changes the data set that it learns from")
-        broken = [
-            key for key, value in model.state_dict().items() if not torch.isfinite(value).all()
-        ]
-        if broken:
-            raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
+            raise ContractError(f"{who} changes the data set that it learns from")
+        self._check_weights(who, "while it learns")
+        refuse_infinite(module)
         _check_files(task)
-        weights = write_tensors(stored, model.state_dict())
-        document = cache_document(task, weights, training)
+        weights = write_tensors(stored, module.state_dict())
+        queries = {"forwards": passes.forwards, "backwards": passes.backwards}
+        document = cache_document(
+            task, weights, training, queries if task.kind == "attack-fit" else None
+        )
         write_json(stored.with_suffix(".json"), document)
         return document
+
+    def _defense(self, task: Task, data: Dataset) -> Callable[[], nn.Module]:
+        """Return what trains the model of a defense."""
+        document = task.document
+        return partial(
+            fit,
+            make_defense(document),
+            registry.NETWORKS.make(spec_of(document["network"])),
+            data,
+            find_recipe(document["recipe"]["name"]),
+            derive_seed(document["seed"], document["defense"]["name"]),
+            self.models.fitted(task.needs),
+            registry.ATTACKS.make,
+        )
+
+    def _attack(self, task: Task, data: Dataset, passes: Passes) -> Callable[[], nn.Module]:
+        """Return what lets an attack learn about a model, whose ``passes`` are counted."""
+        document = task.document
+        defense, model = self._load(task.needs["model"])
+        attack = registry.ATTACKS.make(spec_of(document["attack"]))
+        assert isinstance(attack, LearningAttack), f"{document['attack']} learns nothing"
+        subject = asked(attack, defense, model)
+        work = partial(
+            fit_attack,
+            attack,
+            subject,
+            data,
+            find_recipe(self._fit_document(task)["recipe"]["name"]),
+            derive_seed(document["seed"], document["attack"]["name"]),
+            self.models.fitted(document["requires"]),
+            registry.ATTACKS.make,
+        )
+
+        def counted() -> nn.Module:
+            with passes.counted(subject):
+                return work()
+
+        return counted
 
     def _probe(self, task: Task) -> None:
         fit_id = task.needs["model"]
@@ -323,21 +366,20 @@ class Worker:
         if task.only is not None:
             sources = sources.only(torch.tensor(task.only, dtype=torch.int64))
         if task.blocks is None:
-            self._attack(task, data, sources, task.id)
+            self._perturb(task, data, sources, task.id)
             return
         for block, leaves in zip(task.blocks, task.leaves, strict=True):
             _seed(task, leaves)  # each as if it were alone
             self._loaded = []
-            self._attack(task, data, sources.block(block), leaves)
+            self._perturb(task, data, sources.block(block), leaves)
 
-    def _attack(self, task: Task, data: Dataset, sources: Sources, leaves: str) -> None:
+    def _perturb(self, task: Task, data: Dataset, sources: Sources, leaves: str) -> None:
         """Attack ``sources`` and write the evidence under the id ``leaves``."""
         fit_id = task.needs["model"]
         defense, model = self._load(fit_id)
         attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
-        context = AttackContext(
-            data.info, attack_seed(task.document), self.models.fitted(task.document["requires"])
-        )
+        fitted = self.models.fitted(task.document["requires"], task.document.get(LEARNT))
+        context = AttackContext(data.info, attack_seed(task.document), fitted)
         subject = Subject(
             model,
             anew=lambda: self._load(fit_id)[1],
@@ -378,6 +420,8 @@ class Worker:
         else:
             document = self._fit_document(task)
             what, kept = "defense", task.key["model"]["source"] == fit_source(document)
+        if kept and task.kind == "attack-fit":
+            what, kept = "attack", task.key["source"] == attack_fit_source(task.document)
         if kept and task.kind == "cell":
             what, kept = "attack", task.key["attack_source"] == attack_source(task.document)
         if not kept:
@@ -387,6 +431,9 @@ class Worker:
         """Raise ContractError that names ``who`` where the test data or a model's weights moved."""
         if self.models.changed(test_only=True):
             raise ContractError(f"{who} changes the data set {when}")
+        self._check_weights(who, when)
+
+    def _check_weights(self, who: str, when: str) -> None:
         if any(_weights_of(model) != before for model, before in self._loaded):
             raise ContractError(f"{who} changes the weights or buffers of the model {when}")
 
@@ -411,12 +458,20 @@ def _load() -> float | None:
         return None
 
 
+def asked(attack: Attack, defense: Defense, model: nn.Module) -> nn.Module:
+    """Return what an attack asks and, where it follows gradients, differentiates."""
+    differentiates = attack.access == "gradients" and attack.adaptive
+    return attacked(defense, model) if differentiates else model
+
+
 def attacked(defense: Defense, model: nn.Module) -> nn.Module:
     """Return what a gradient attack differentiates: of a stochastic defense an average of draws."""
     subject = defense.surrogate(model)
     weight = next(iter(model.state_dict().values()), None)
     if isinstance(weight, Tensor):
         subject.to(weight.device)  # one with a buffer of its own stands where it was made
+    if isinstance(subject, Average) and subject.draws >= LEAST_DRAWS:
+        return subject  # an average of its own, which is not averaged once more
     return Average(subject) if defense.stochastic else subject
 
 
@@ -467,19 +522,27 @@ def cached_fit(stored: Path, key: Document) -> Document | None:
     return document if document.get("key") == key else None
 
 
-def cache_document(task: Task, weights: str, training: Document | None) -> Document:
-    """Return what lies in the cache beside the weights of a fit, whose SHA-256 is ``weights``."""
-    return {"weights": weights, "key": task.key, "training": training}
+def cache_document(
+    task: Task, weights: str, training: Document | None, queries: Document | None = None
+) -> Document:
+    """Return what lies in the cache beside the weights of a fit, whose SHA-256 is ``weights``.
+
+    ``queries``: of an attack's fit, the rows that it sent through the model.
+    """
+    document = {"weights": weights, "key": task.key, "training": training}
+    return document if queries is None else {**document, "queries": queries}
 
 
-def keep_fit(folder: RunFolder, task: Task, stored: Path, weights: str) -> None:
-    """Put the weights of a fit, as the cache holds them at ``stored``, into a run's folder."""
-    place(stored, folder.weights(task.id))
+def keep_fit(folder: RunFolder, task: Task, stored: Path, found: Document) -> None:
+    """Put the weights of a fit, as the cache holds them at ``stored``, into a run's folder.
+
+    ``found``: what the cache says of them.
+    """
+    place(stored, folder.weights(task.id, task.kind))
     document = {
         "id": task.id,
         "outcome": asdict(Outcome("done")),
-        "weights": weights,
         "evidence": digest(task.key),
-        "key": task.key,
+        **{name: value for name, value in found.items() if name != "training"},
     }
-    write_json(folder.model(task.id), document)
+    write_json(folder.document(task.kind, task.id), document)

@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from bench.base.types import DataInfo, Spec
-from bench.plugins.contracts import Attack, BuildContext, Defense, FitContext, Network
+from bench.plugins.contracts import (
+    Attack,
+    BuildContext,
+    Defense,
+    FitContext,
+    LearningAttack,
+    Network,
+)
 from bench.plugins.data import Dataset, Split
 from bench.plugins.recipes import Objective, Recipe
 from bench.training.loop import DivergedError, train
@@ -57,6 +64,49 @@ def fit(
     context = FitContext(data.info, fitted, data.validation, recipe, generator, loop, make_attack)
     defense.fit(model, data.train, context)
     return model.eval()
+
+
+def fit_attack(
+    attack: LearningAttack,
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    seed: int,
+    fitted: Mapping[str, nn.Module],
+    make_attack: Callable[[Spec], Attack],
+) -> nn.Module:
+    """Let ``attack`` learn about ``model`` from the training split (``seed``: ``derive_seed``).
+
+    Raises ValueError where what it returns cannot be built anew from its weights, DivergedError
+    where these are not finite.
+    """
+    torch.manual_seed(seed)
+    device = data.train.stored.device
+    generator = torch.Generator(device).manual_seed(seed)
+    # As ``fit`` makes it, whose code is in the key of every trained network: it stays as it is.
+    loop = partial(_train, recipe=recipe, generator=generator, validation=data.validation)
+    context = FitContext(data.info, fitted, data.validation, recipe, generator, loop, make_attack)
+    module = attack.fit(model, data.train, context)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"fit must return a torch.nn.Module, got {type(module).__name__}")
+    refuse_infinite(module)
+    try:
+        attack.build(data.info).to(device).load_state_dict(module.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"fit must return a module with the weights of build: {error}") from error
+    return module.eval()
+
+
+def untaught(data: str) -> str:
+    """Return why an attack that learns cannot run on a data set of that name."""
+    return f"the attack learns before it attacks, and {data!r} has no training data"
+
+
+def refuse_infinite(module: nn.Module) -> None:
+    """Raise DivergedError where a weight of ``module`` is NaN or infinite."""
+    state = module.state_dict()
+    if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
+        raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
 
 
 def _train(  # noqa: PLR0913 (FitContext.train, with what the run fills in)

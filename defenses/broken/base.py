@@ -14,6 +14,7 @@ from bench.base.types import Spec
 from bench.plugins import parameter, registry
 from bench.plugins.contracts import BuildContext, Defense
 from bench.plugins.parameter import NameOrTable
+from defenses.distillation import Distillation
 from defenses.undefended import Undefended
 
 
@@ -29,6 +30,9 @@ class Broken(Undefended):
         return model
 
 
+ROWS = 1024
+"""Rows that are asked at once for differences of answers."""
+
 EXAMPLE = "thermometer_encoding"
 """What is attacked by its way round, unless told otherwise."""
 
@@ -37,25 +41,23 @@ EXAMPLE = "thermometer_encoding"
 class Adaptive(Defense):
     """The network of another defense, attacked with the adaptive attack of the literature.
 
-    ``of``: a defense of ``defenses.broken``, by name or as a table. Nothing is trained, and the
-    answers are the other's: only what gradient attacks differentiate is its ``way_round``. Raises
-    ``ValueError`` for a defense that has none.
+    ``of``: a defense of ``defenses.broken`` or ``distillation``, by name or as a table. Nothing is
+    trained, and the answers are the other's: only what gradient attacks differentiate is its
+    ``way_round``. Raises ``ValueError`` for a defense that has none.
     """
 
     of: NameOrTable = field(default=EXAMPLE, hash=False)
 
     def __post_init__(self) -> None:
         defense, table = parameter.resolve(registry.DEFENSES, "of", self.of, EXAMPLE)
-        if not isinstance(defense, Broken) or type(defense).way_round is Broken.way_round:
-            raise ValueError(f"of: no way round is known for {table['name']!r}")
+        if way_round_of(defense) is None:
+            raise ValueError(f"of: {_why_not(defense, table['name'])}")
         object.__setattr__(self, "of", table)
         object.__setattr__(self, "stochastic", defense.stochastic)
 
-    def _other(self) -> Broken:
+    def _other(self) -> Defense:
         assert isinstance(self.of, Mapping)
-        defense = registry.DEFENSES.make(parameter.as_spec(self.of))
-        assert isinstance(defense, Broken)
-        return defense
+        return registry.DEFENSES.make(parameter.as_spec(self.of))
 
     def requires(self) -> Mapping[str, Defense | Spec]:
         """Name the other defense, a fit that the plan shares."""
@@ -75,7 +77,43 @@ class Adaptive(Defense):
 
     def surrogate(self, model: nn.Module) -> nn.Module:
         """Return the way round."""
-        return self._other().way_round(model)
+        way = way_round_of(self._other())
+        assert way is not None  # __post_init__
+        return way(model)
+
+
+def way_round_of(defense: Defense) -> Callable[[nn.Module], nn.Module] | None:
+    """Return what makes the way round of a network of ``defense``, None where it has none."""
+    if isinstance(defense, Distillation):
+        return lambda model: Cooled(model, defense.temperature)
+    if not isinstance(defense, Broken) or type(defense).way_round is Broken.way_round:
+        return None
+    return defense.way_round
+
+
+def _why_not(defense: Defense, name: str) -> str:
+    if isinstance(defense, Broken) and defense.stochastic:
+        return f"{name!r} is stochastic, and its way round is the average that every attack takes"
+    if isinstance(defense, Broken):
+        return f"{name!r} has the gradient of its answers, and every attack follows it"
+    return f"no way round is known for {name!r}, which is no defense of the museum"
+
+
+class Cooled(nn.Module):
+    """The logits of ``model`` divided by ``temperature``: softmax and its gradient come back.
+
+    Carlini, Wagner 2016, arXiv 1607.04311: what distillation multiplied the logits by.
+    """
+
+    def __init__(self, model: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (batch, classes) at the temperature of the training."""
+        logits: Tensor = self.model(x)
+        return logits / self.temperature
 
 
 class StraightThrough(nn.Module):
@@ -132,12 +170,15 @@ class _Differences(torch.autograd.Function):
         (gradient,) = gradients
         total = torch.zeros_like(x)
         with torch.no_grad():
-            for _ in range(ctx.draws):
-                direction = torch.randn_like(x)
-                step = ctx.sigma * direction
-                change = ctx.model(x + step) - ctx.model(x - step)
-                weight = (change * gradient).sum(dim=1) / (2 * ctx.sigma * ctx.draws)
-                total += weight.view(-1, *[1] * (x.dim() - 1)) * direction
+            together = max(1, ROWS // (2 * max(1, len(x))))
+            for first in range(0, ctx.draws, together):
+                count = min(together, ctx.draws - first)
+                directions = torch.randn(count, *x.shape, dtype=x.dtype, device=x.device)
+                step = ctx.sigma * directions
+                asked = torch.cat((x + step, x - step)).flatten(0, 1)
+                above, below = ctx.model(asked).view(2, count, len(x), -1)
+                weight = ((above - below) * gradient).sum(dim=2) / (2 * ctx.sigma * ctx.draws)
+                total += (weight.view(count, -1, *[1] * (x.dim() - 1)) * directions).sum(dim=0)
         return total, None, None, None
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from bench.base.rows import Results
+from leaderboard.figures.material import Material
 from leaderboard.figures.style import STYLES, WIDTH, new_grid, styled
 from leaderboard.findings.finding import TRAINED, Finding, groups, told
-from leaderboard.findings.material import Material
 from leaderboard.tables.cells import Row
 from leaderboard.tables.numbers import each, percent, shares
 

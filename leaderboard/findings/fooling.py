@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bench.base.rows import Results
+from leaderboard.figures.material import Material
 from leaderboard.figures.mosaic import Image, stored
 from leaderboard.figures.style import WIDTH, new_grid, styled
 from leaderboard.findings.finding import Finding, Group, groups, listed, told
 from leaderboard.findings.logits import short
-from leaderboard.findings.material import Material
 from leaderboard.tables.cells import Row, labels
 from leaderboard.tables.numbers import UNDEFINED, given, shares
 

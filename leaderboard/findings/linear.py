@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bench.base.rows import Results
+from leaderboard.figures.material import Material
 from leaderboard.figures.style import PUBLISHED, STYLES, WIDTH, Style, legend, new_grid, styled
 from leaderboard.findings.finding import Finding, listed, told
-from leaderboard.findings.material import Material
 from leaderboard.findings.networks import PLAIN, network_name
 from leaderboard.tables.cells import Row
 from leaderboard.tables.numbers import UNDEFINED, given, interval, shares

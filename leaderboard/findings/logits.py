@@ -16,6 +16,7 @@ import pandas as pd
 from bench.base.rows import Results
 from bench.base.types import ThreatModel
 from bench.measure.logits import Array
+from leaderboard.figures.material import Material
 from leaderboard.figures.style import STYLES, WIDTH, legend, new_grid, styled
 from leaderboard.findings.finding import (
     TRAINED,
@@ -25,7 +26,6 @@ from leaderboard.findings.finding import (
     groups,
     told,
 )
-from leaderboard.findings.material import Material
 from leaderboard.tables.cells import Row
 from leaderboard.tables.numbers import each, given, number
 

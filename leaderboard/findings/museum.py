@@ -5,16 +5,49 @@
 
 from __future__ import annotations
 
-from bench.base.rows import Results
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from bench.base.rows import Results, VerdictRow
+from bench.evidence.finished_run import read_results
+from leaderboard.figures.material import Material
+from leaderboard.figures.style import WIDTH, legend, new_figure, styled
 from leaderboard.findings.finding import Finding, told, words
-from leaderboard.tables.museum import NEAR, Case, case_table, cases, exhibits, record_table
+from leaderboard.tables.museum import (
+    ALLOWANCE,
+    NEAR,
+    Case,
+    case_table,
+    cases,
+    exhibited,
+    exhibits,
+    outcome,
+    record_table,
+)
 from leaderboard.tables.numbers import points
 from leaderboard.tables.verdicts import verdict_tables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PUBLISHED = Path(__file__).parents[1] / "published" / "broken-digits"
+
+FIGURE = "museum"
+"""The name of its file."""
+
+_MARKS: dict[str, dict[str, Any]] = {
+    "naive attack": {"color": "#E69F00", "marker": "s", "zorder": 2},
+    "panel alone": {"color": "#0072B2", "marker": "o", "zorder": 3},
+    "with the way round": {"color": "#000000", "marker": "|", "markersize": 9, "zorder": 4},
+}
 
 
 def museum(results: Results) -> Finding | None:
     """Tell what the panels say of the broken defenses of a run, beside those that hold."""
-    shown = [found for found in cases(results) if sum(_broken(case) for case in found) > 1]
+    shown = [found for found in cases(results) if exhibited(found)]
     if not shown:
         return None
     panels = [
@@ -27,34 +60,94 @@ def museum(results: Results) -> Finding | None:
         if found in shown
     ]
     first = shown[0]
-    broken = [case for case in first if _broken(case)]
-    ways = [case for case in broken if case.gap is not None]
-    far = [case for case in ways if (case.gap or 0) > NEAR]
+    broken = [case for case in first if case.record is not None]
+    far = [case for case in broken if (case.gap or 0) > NEAR]
     return told(
         "museum",
         [*tables, ("The record.", record_table(first))],
+        [FIGURE],
         panel=panels[cases(results).index(first)],
-        defenses=len(broken),
+        outcome=outcome(first),
         holding=[case.label for case in broken if case.holds],
-        refused=sum(not case.holds for case in broken),
-        ways=len(ways),
-        near=len(ways) - len(far),
         limit=f"{100 * NEAR:g}",
         far=[f"{case.label} ({points(case.gap, digits=0)})" for case in far],
+        apart={case.label: case.record.apart for case in far if case.record and case.record.apart},
+        flags=_flags(broken),
+        measured=sum(case.sound is not None for case in broken),
+        sound=sum(bool(case.sound) for case in broken),
+        allowance=f"{100 * ALLOWANCE:g}",
+        costly=[_lost(case) for case in broken if case.sound is False],
         controls=[f"{case.label}: {case.row['verdict']}" for case in first if case.record is None],
-    )  # fmt: skip
+    )
 
 
-def _broken(case: Case) -> bool:
-    return case.row["defense"] in exhibits()
+def _flags(broken: Sequence[Case]) -> list[str]:
+    """Return how many of the defenses each flag warns of, the most first."""
+    counts = Counter(flag for case in broken for flag in case.flags)
+    return [f"{name} ({count})" for name, count in counts.most_common()]
 
 
-def guide() -> str:
-    """Return ``docs/museum.md``: a section for each record, in three sentences and four lines."""
-    return words().get_template("museum.md.j2").render(exhibits=exhibits())
+def _lost(case: Case) -> str:
+    assert case.record is not None
+    return f"{case.label} ({points(-(case.lost or 0))}, of which {case.record.cost} are its idea's)"
+
+
+@styled
+def draw_museum(results: Results, _: Material) -> dict[str, Figure]:
+    """Draw what naive attack, panel and way round leave of each defense, means over seeds."""
+    found = next((found for found in cases(results) if exhibited(found)), None)
+    if found is None:
+        return {}
+    rows = sorted(found, key=lambda case: (case.record is None, _left(case.row, "naive")))
+    figure, axis = new_figure(1.8 * WIDTH, 0.22 * (len(rows) + 4))
+    for place, case in enumerate(rows):
+        naive, alone = (_left(case.row, key) for key in ("naive", "worst_case"))
+        axis.plot([alone, naive], [place, place], color="0.75", zorder=1)
+        axis.plot(naive, place, linestyle="none", **_MARKS["naive attack"])
+        axis.plot(alone, place, linestyle="none", **_MARKS["panel alone"])
+        if case.adaptive is not None:
+            left = _left(case.adaptive, "worst_case")
+            axis.plot(left, place, linestyle="none", **_MARKS["with the way round"])
+    for name, mark in _MARKS.items():
+        axis.plot([], [], linestyle="none", label=name, **mark)
+    axis.set_yticks(range(len(rows)), [case.label for case in rows])
+    axis.axhline(sum(case.record is not None for case in rows) - 0.5, color="0.5", linewidth=0.5)
+    axis.set_xlim(-2, 102)
+    axis.set_xlabel("sources that stand, in %; above the line, controls")
+    legend(figure)
+    return {FIGURE: figure}
+
+
+def _left(row: VerdictRow, key: Literal["naive", "worst_case"]) -> float:
+    known = [100 * seed[key] for seed in row["seeds"] if seed[key] is not None]  # type: ignore[operator]
+    return sum(known) / len(known) if known else math.nan
+
+
+def published() -> Results | None:
+    """Return the published run of the museum on digits, None in a package without it."""
+    return read_results(PUBLISHED) if PUBLISHED.exists() else None
+
+
+def guide(results: Results | None = None) -> str:
+    """Return ``docs/museum.md``: a section a record; ``results``: what a run says of each."""
+    found = next((one for one in cases(results) if exhibited(one)), []) if results else []
+    measured: dict[str, list[Case]] = {}
+    for case in found:
+        measured.setdefault(case.row["defense"], []).append(case)
+    return (
+        words()
+        .get_template("museum.md.j2")
+        .render(
+            exhibits=exhibits(),
+            measured=measured,
+            controls=[case for case in found if case.record is None],
+            outcome=outcome(found) if found else "",
+            near=NEAR,
+        )
+    )
 
 
 if __name__ == "__main__":
     import sys
 
-    sys.stdout.write(guide())
+    sys.stdout.write(guide(published()))

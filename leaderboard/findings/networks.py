@@ -14,9 +14,9 @@ import pandas as pd
 
 from bench.base.rows import Results
 from bench.base.types import ThreatModel
+from leaderboard.figures.material import Material
 from leaderboard.figures.style import WIDTH, new_figure, styled
 from leaderboard.findings.finding import Finding, told
-from leaderboard.findings.material import Material
 from leaderboard.tables.cells import Row
 from leaderboard.tables.numbers import UNDEFINED, fixed, shares
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.base.rows import Results
+from leaderboard.figures.material import Material
 from leaderboard.figures.style import STYLES, WIDTH, legend, new_grid, styled
 from leaderboard.findings.finding import TRAINED, Finding, listed, told
-from leaderboard.findings.material import Material
 from leaderboard.tables.cells import Row, labels
 from leaderboard.tables.numbers import UNDEFINED, fixed, given, points, shares
 

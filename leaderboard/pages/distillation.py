@@ -295,10 +295,12 @@ class Report:
         lines = []
         for name, row in zip(defense_labels(rows), rows, strict=True):
             attack = row["attack_params"].get("attack", row["attack"])
+            loss = row["attack_params"].get("loss")
             lines.append(
                 {
                     "defense": name,
-                    "attack": attack,
+                    "attack": attack if loss is None else f"{attack}, {loss}",
+                    "minimised": _MINIMISED[row["threat"]["norm"]],
                     "logits / T, T": given(row["attack_params"].get("temperature")),
                     "success": _success(row),
                     **{
@@ -311,9 +313,10 @@ class Report:
 
     def _size(self, key: str, row: Row, attack: str) -> str:
         quantity = _PAPER_SIZES.get(key)
-        if quantity is None:
+        if quantity is None or not quantity.startswith(row["threat"]["norm"]):
             return ""
-        told = self.paper(quantity, row, attack=attack)
+        named = _PAPER_ATTACKS[quantity] if attack == "carlini_wagner" else attack
+        told = self.paper(quantity, row, attack=named)
         return "" if told == UNDEFINED else f" (paper {told})"
 
     def figures(self, quantity: Quantity, row: Row, **wanted: object) -> list[Published]:
@@ -344,11 +347,21 @@ _SIZES = {
     "linf_mean": "L∞, mean",
 }
 
+_MINIMISED = {"l0": "L0", "l2": "L2", "linf": "L∞"}
+
 _PAPER_SIZES: dict[str, Quantity] = {
     "pixels_mean": "l0_mean",
     "l2_mean": "l2_mean",
     "linf_mean": "linf_mean",
 }
+
+
+_PAPER_ATTACKS: dict[Quantity, str] = {
+    "l0_mean": "CarliniL0Method",
+    "l2_mean": "CarliniL2Method",
+    "linf_mean": "CarliniLInfMethod",
+}
+"""Which of Carlini and Wagner's attacks a figure is of: ours is one with three norms."""
 
 
 def published_table(dataset: str) -> pd.DataFrame:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from bench.base.rows import Results
 from bench.evidence.cells import waived
+from leaderboard.figures.material import Material
 from leaderboard.findings.disagreement import disagreement, draw_disagreement
 from leaderboard.findings.distilled import smaller
 from leaderboard.findings.finding import Finding
 from leaderboard.findings.fooling import draw_fooling, fooling
+from leaderboard.findings.learned import learned
 from leaderboard.findings.linear import draw_linear, linear
 from leaderboard.findings.logits import draw_logits, logits
-from leaderboard.findings.material import Material
-from leaderboard.findings.museum import museum
+from leaderboard.findings.museum import draw_museum, museum
 from leaderboard.findings.networks import draw_networks, networks
 from leaderboard.findings.students import draw_students, inheritance, ranking
 from leaderboard.pages.markdown import page
@@ -31,7 +32,7 @@ FINDINGS: tuple[Callable[[Results], Finding | None], ...] = (
     linear,
     networks,
     fooling,
-    museum,
+    learned,
 )
 """In the order of the page; each is None where the run has nothing to say about it."""
 
@@ -50,7 +51,10 @@ def findings(results: Results, environment: dict[str, Any], drawn: Collection[st
 
     ``drawn``: the names of the figures that are there.
     """
+    # A museum is about its exhibits, and their logits are no finding beside them.
+    shown = museum(results)
     found = [finding for of in FINDINGS if (finding := of(results)) is not None]
+    found = found if shown is None else [shown]
     missing = [row for row in results.cells if row["status"] != "done" and not waived(row)]
     return page(
         "findings.md.j2",
@@ -64,4 +68,6 @@ def findings(results: Results, environment: dict[str, Any], drawn: Collection[st
 
 def draw_findings(results: Results, material: Material) -> dict[str, Figure]:
     """Return every figure of the findings, by name."""
-    return {name: figure for draw in DRAWINGS for name, figure in draw(results, material).items()}
+    shown = draw_museum(results, material)
+    every = (figure for draw in DRAWINGS for figure in draw(results, material).items())
+    return shown or dict(every)

@@ -146,7 +146,7 @@ def _draw_report(
 
         return save({**draw(results), **panels(results, *inputs)}, to, measured_on(results))
     if report == "findings":
-        from leaderboard.findings.material import Material
+        from leaderboard.figures.material import Material
         from leaderboard.pages.findings import draw_findings
 
         return save(draw_findings(results, Material(*inputs)), to, measured_on(results))

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-SHOWN = ("author", "title", "booktitle", "journal", "year", "eprint")
+SHOWN = ("author", "title", "booktitle", "journal", "year", "eprint", "url")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Reference:
         lines = [
             f"  {name:<13} = {{{self.fields[name]}}}," for name in SHOWN if name in self.fields
         ]
-        lines.append(f"  {'archiveprefix':<13} = {{arXiv}}")
+        if "eprint" in self.fields:
+            lines.append(f"  {'archiveprefix':<13} = {{arXiv}}")
         return "\n".join([f"@{kind}{{{self.key},", *lines, "}"])
 
     @property
@@ -39,7 +40,9 @@ class Reference:
             names = [name.replace(code, letter) for name in names]
         who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
         title = self.fields["title"].replace("{$\\sigma$}", "σ").replace("{$\\ell_0$}", "ℓ0")
-        return f"{who} ({self.fields['year']}), {title}, arXiv {self.fields['eprint']}"
+        eprint = self.fields.get("eprint")
+        place = self.fields["url"] if eprint is None else f"arXiv {eprint}"
+        return f"{who} ({self.fields['year']}), {title}, {place}"
 
 
 @cache

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from bench.base.rows import CellRow, Results
 from bench.evidence.cells import waived
 from leaderboard.figures.svg import legend
+from leaderboard.findings.museum import museum
 from leaderboard.site.citations import cited
 from leaderboard.site.document import document
 from leaderboard.site.heat import heat_maps, sweeps
@@ -39,6 +40,7 @@ def run_page(results: Results, environment: Mapping[str, Any]) -> str:
         facts=_facts(results, environment),
         headline=headline(results) if not results.verdicts else "",
         norms=norm_tables(results),
+        museum=museum(results),
         heats=heat_maps(results),
         sweeps=sweeps(verdict_tables(results.verdicts)),
         sweep_key=legend({"worst": "all attacks", "naive": "naive attack"}),

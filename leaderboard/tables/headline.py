@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from bench.base.rows import Results
+from bench.base.rows import Results, VerdictRow
 from bench.base.types import ThreatModel
 from leaderboard.tables.cells import Row, labels
+from leaderboard.tables.museum import cases, exhibited, outcome
 from leaderboard.tables.numbers import counted, given, points, ranged, shares
 from leaderboard.tables.sweeps import PLAIN, SWEPT, jsma_cells, temperature_of
 from leaderboard.tables.verdicts import VerdictTable, verdict_tables
@@ -29,9 +30,17 @@ def measured_on(results: Results) -> str:
 
 def headline(results: Results) -> str:
     """Return what a run came to in a sentence, from its numbers alone."""
+    for found in cases(results):
+        if exhibited(found):
+            return f"{_panel(found[0].row)}: {outcome(found)}"
     if results.verdicts:
         return ". ".join(_verdicts(table) for table in verdict_tables(results.verdicts))
     return _distilled(results) or _paired(results) or _cells(results.cells)
+
+
+def _panel(row: VerdictRow) -> str:
+    table = VerdictTable(row["dataset"], row["threat"]["norm"], (row,))
+    return f"{table.norm_name} {table.at(row)}"
 
 
 def _verdicts(table: VerdictTable) -> str:

@@ -29,7 +29,9 @@ def show_plan(plan: Plan, classes: int, test: int, folder: Path) -> None:
     say(f"matrix {matrix.name} on {data_name(plan.dataset)}, network {plan.network['name']}, "
                f"recipe {plan.recipe}, seeds {matrix.seeds}")  # fmt: skip
     counts = {kind: len(plan.of(kind)) for kind in ("fit", "probe", "cell")}
-    say(f"{counts['fit']} fits, {counts['probe']} probes, {counts['cell']} cells, "
+    learnt = len(plan.of("attack-fit"))
+    attacks = f"{learnt} fits of attacks, " if learnt else ""
+    say(f"{counts['fit']} fits, {counts['probe']} probes, {attacks}{counts['cell']} cells, "
                f"at most {attempts:,} attempts on {sources} sources")  # fmt: skip
     say(f"results in {relative(folder)}\n")
     say(grid(pd.DataFrame([_fit_line(plan, node.id) for node in plan.of("fit")])))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from attacks.carlini_wagner.plugin import CarliniWagner
 from attacks.fgsm import FGSM
 from attacks.fooling import Fooling
 from attacks.jsma import jsma
@@ -50,6 +51,7 @@ NATIVE: list[Attack] = [
     SparseRs(max_features=6, queries=50),
     SigmaZero(steps=20),
     SigmaZero(steps=20, max_features=6, targets="all"),
+    *(CarliniWagner(norm=norm, steps=20, searches=3) for norm in ("l2", "l0", "linf")),
     FGSM(eps=0.9),
     FGSM(eps=0.9, precision="float64"),
     Noise(eps=0.9),

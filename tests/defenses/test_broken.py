@@ -12,19 +12,22 @@ from bench.conformance import tiny_data
 from bench.plugins import registry
 from bench.plugins.contracts import AttackContext, BuildContext, FitContext
 from bench.plugins.recipes import Objective, Recipe
+from bench.runner.worker import attacked
+from bench.suspicion.average import LEAST_DRAWS, Average
 from bench.training.fit import fit
 from bench.training.networks import DigitsCnn
 from defenses.broken import INDEX
 from defenses.broken.activations.k_winners import KWinners
 from defenses.broken.activations.pruning import Prune
+from defenses.broken.activations.regularised import GradientRegularisation
 from defenses.broken.activations.saturating import Bounded, SaturatingNetwork
 from defenses.broken.base import Broken, FiniteDifferences, StraightThrough, swapped
 from defenses.broken.ensembles.codes import Decoder, hadamard
-from defenses.broken.ensembles.diversity import mean_entropy, spread
+from defenses.broken.ensembles.diversity import Ensemble, EnsembleDiversity, mean_entropy, spread
 from defenses.broken.ensembles.mixup import Mixture
 from defenses.broken.ensembles.precision import FewBits, Steps
-from defenses.broken.inputs.magnet import Autoencoder
-from defenses.broken.inputs.projection import Projection
+from defenses.broken.inputs.magnet import Autoencoder, Magnet
+from defenses.broken.inputs.projection import Projection, slope
 from defenses.broken.inputs.resize_pad import ResizePad
 from defenses.broken.inputs.squeezing import Depth, Median, Vote
 from defenses.broken.inputs.thermometer import Thermometer, widened
@@ -102,7 +105,7 @@ def test_a_broken_defense_learns_what_it_is_trained_on(name: str) -> None:
         for role in defense.requires()
     }
     if name == "ensemble_diversity":
-        with pytest.raises(ValueError, match="3 members need more than 3 classes"):
+        with pytest.raises(UserError, match="3 members need more than 3 classes"):
             fit(defense, network, data, RECIPE, 0, fitted, registry.ATTACKS.make)
         defense = registry.DEFENSES.make(Spec(name, {"members": 2}))
     model = fit(defense, network, data, RECIPE, 0, fitted, registry.ATTACKS.make)
@@ -112,20 +115,67 @@ def test_a_broken_defense_learns_what_it_is_trained_on(name: str) -> None:
 
 
 def test_adaptive_wraps_a_broken_defense_and_no_other() -> None:
-    adaptive = registry.DEFENSES.make(Spec("adaptive", {"of": {"name": "mixup_inference"}}))
-    assert adaptive.stochastic
     other = registry.DEFENSES.make(Spec("adaptive", {"of": "output_codes"}))
     assert not other.stochastic
     assert registry.parameters(other)["of"] == {"name": "output_codes", "bits": 16}
-    for name in ("undefended", "magnet", "nonsense"):
-        with pytest.raises(UserError, match="of: "):
+    reasons = {
+        "undefended": "no defense of the museum",
+        "magnet": "has the gradient of its answers",
+        "mixup_inference": "the average that every attack takes",
+        "nonsense": "unknown defense",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(UserError, match=f"of: .*{reason}"):
             registry.DEFENSES.make(Spec("adaptive", {"of": name}))
+
+
+def test_a_distilled_network_is_attacked_at_the_temperature_of_its_training() -> None:
+    adaptive = registry.DEFENSES.make(
+        Spec("adaptive", {"of": {"name": "distillation", "temperature": 100}})
+    )
+    torch.manual_seed(0)
+    network = nn.Linear(4, 3)
+    with torch.no_grad():
+        network.weight.mul_(10_000)  # one class is so sure that the others are zero in float32
+    x = torch.rand(5, 4, requires_grad=True)
+    y = network(x).argmax(dim=1)
+    found = []
+    for subject in (network, adaptive.surrogate(network)):
+        loss = nn.functional.cross_entropy(subject(x), y, reduction="sum")
+        found.append(torch.autograd.grad(loss, x)[0].abs().sum())
+    assert found[0] == 0
+    assert found[1] > 0
+    assert torch.equal(adaptive.surrogate(network)(x), network(x) / 100)
+
+
+def test_an_ensemble_is_attacked_through_the_logits_of_its_members() -> None:
+    sure, unsure = nn.Linear(2, 2), nn.Linear(2, 2)
+    with torch.no_grad():
+        sure.weight.copy_(torch.tensor([[900.0, 0.0], [0.0, 0.0]]))
+        unsure.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    model = Ensemble([sure, unsure])
+    x = torch.rand(3, 2, requires_grad=True)
+    way = EnsembleDiversity(members=2).way_round(model)
+    assert torch.allclose(way(x), model(x), atol=1e-3)
+    way(x)[:, 1].sum().backward()
+    mean = (sure.weight + unsure.weight) / 2
+    assert x.grad is not None
+    assert torch.allclose(x.grad, mean[1].expand(3, 2))
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
         ("thermometer_encoding", {"levels": 1}),
+        ("thermometer_encoding", {"levels": 1000}),
+        ("input_transformation", {"bits": 8}),
+        ("feature_squeezing", {"bits": 8}),
+        ("generative_projection", {"rate": float("inf")}),
+        ("activation_pruning", {"samples": float("inf")}),
+        ("ensemble_diversity", {"entropy": 0.0, "diversity": 0.0}),
+        ("ensemble_diversity", {"diversity": float("nan")}),
+        ("mixed_precision_ensemble", {"activation_bits": 9}),
+        ("output_codes", {"bits": 2048}),
         ("input_transformation", {"transformation": "quilting"}),
         ("input_transformation", {"bits": 0}),
         ("input_transformation", {"weight": 0.0}),
@@ -165,15 +215,24 @@ def test_flat_inputs_and_two_classes_are_refused_with_the_reason_or_harmless(nam
 
     defense = registry.DEFENSES.make(Spec(name, {}))
     context = BuildContext(info, dict.fromkeys(defense.requires(), network()), network)
-    images_only = {"feature_squeezing", "random_resize_pad"}
-    if name in images_only:
-        with pytest.raises(UserError, match="images"):
-            defense.build(context)
-    elif name == "ensemble_diversity":
-        with pytest.raises(ValueError, match="classes to differ in"):
+    refused = {
+        "feature_squeezing": "images, and 'flat' has",
+        "random_resize_pad": "images, and 'flat' has",
+        "generative_projection": "latent = 12 is not less than the 12 features of 'flat'",
+        "ensemble_diversity": "classes to differ in",
+        "mixup_inference": "of the other of two classes",
+    }
+    if name in refused:
+        with pytest.raises(UserError, match=refused[name]):
             defense.build(context)
     else:
         assert defense.build(context).eval()(torch.rand(3, 12)).shape == (3, 2)
+
+
+def test_an_image_that_is_never_smaller_is_no_resized_one() -> None:
+    with pytest.raises(UserError, match="no image of 'images', 8 × 8, is ever smaller"):
+        built("random_resize_pad", smallest=0.99)
+    assert built("random_resize_pad", smallest=0.9)  # 7 pixels of 8 at times
 
 
 def test_a_network_without_what_is_replaced_is_refused() -> None:
@@ -282,8 +341,8 @@ def test_pruning_keeps_the_mean() -> None:
     assert not Prune(1.0)(torch.zeros(1, 5)).any()
 
 
-def test_a_saturating_network_pays_for_units_that_are_not_flat() -> None:
-    assert Bounded()(torch.tensor([-1.0, 0.25, 2.0])).tolist() == [0, 0.25, 1]
+def asked_by(defense: Broken) -> Objective:
+    """Return the objective that a fit of ``defense`` hands to the training."""
     asked: dict[str, Any] = {}
 
     def train(model: nn.Module, x: Tensor, y: Tensor, *, objective: Objective) -> None:
@@ -294,13 +353,50 @@ def test_a_saturating_network_pays_for_units_that_are_not_flat() -> None:
     context = FitContext(
         data.info, {}, data.validation, RECIPE, generator, train, registry.ATTACKS.make
     )
-    SaturatingNetwork(weight=2.0).fit(nn.Identity(), data.train, context)
+    defense.fit(nn.Identity(), data.train, context)
+    objective: Objective = asked["objective"]
+    return objective
+
+
+def test_a_saturating_network_pays_for_units_that_are_not_flat() -> None:
+    assert Bounded()(torch.tensor([-1.0, 0.25, 2.0])).tolist() == [0, 0.25, 1]
+    objective = asked_by(SaturatingNetwork(weight=2.0))
     model = nn.Sequential(Bounded())  # its units see the input itself
     x, y = torch.tensor([[-3.0, 0.25], [0.9, 1.5]]), torch.tensor([0, 1])
     plain = nn.functional.cross_entropy(model(x), y)
     penalty = 2.0 * (0 + 0.25 + 0.1 + 0) / 4
-    assert float(asked["objective"](model, x, y)) == pytest.approx(float(plain) + penalty)
+    assert float(objective(model, x, y)) == pytest.approx(float(plain) + penalty)
     assert not model[0]._forward_pre_hooks  # nothing is left on the network
+
+
+def test_a_magnet_draws_noisy_inputs_back() -> None:
+    data = tiny_data()
+    model = fit(
+        Magnet(hidden=8, sigma=0.3), DigitsCnn(width=8, dense=16), data, RECIPE, 0, {},
+        registry.ATTACKS.make,
+    )  # fmt: skip
+    assert isinstance(model, nn.Sequential)
+    x = data.test.x
+    noisy = (x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    before, after = ((found - x).square().mean() for found in (noisy, model[0](noisy)))
+    assert after < 0.7 * before
+    assert model[0](noisy).shape == x.shape
+
+
+def test_gradient_regularisation_pays_for_the_length_of_each_rows_gradient() -> None:
+    objective = asked_by(GradientRegularisation(weight=3.0))
+    model = nn.Linear(2, 2)
+    x, y = torch.tensor([[0.2, 0.9], [0.5, 0.1]]), torch.tensor([0, 1])
+    plain = nn.functional.cross_entropy(model(x), y)
+    # Of softmax regression the gradient is (p - e_y) W.
+    off = model(x).softmax(dim=1) - nn.functional.one_hot(y, 2)
+    penalty = 3.0 * (off @ model.weight).square().sum(dim=1).mean()
+    loss = objective(model, x, y)
+    assert loss.item() == pytest.approx((plain + penalty).item())
+    loss.backward()  # through the gradient: the penalty teaches
+    assert model.weight.grad is not None
+    (alone,) = torch.autograd.grad(nn.functional.cross_entropy(model(x), y), model.weight)
+    assert not torch.allclose(model.weight.grad, alone)
 
 
 def test_straight_through_answers_one_function_with_the_slope_of_another() -> None:
@@ -354,6 +450,44 @@ def test_code_words_are_orthogonal_and_decode_themselves() -> None:
     words = hadamard(16)[1:11]
     assert torch.equal(words @ words.T, 16 * torch.eye(10))
     assert Decoder(words)(3 * words).argmax(dim=1).tolist() == list(range(10))
+    rounded = 3 * words + 1e-6 * torch.randn(10, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(Decoder(words)(rounded), Decoder(words)(3 * words), atol=1e-3)
+
+
+def test_the_slope_of_a_projection_is_that_of_the_squared_distance() -> None:
+    torch.manual_seed(0)
+    drawer = Autoencoder((1, 4, 4), 3)
+    code, goal = torch.randn(6, 3, requires_grad=True), torch.rand(6, 16)
+    distance = (drawer.decode(code).flatten(1) - goal).square().sum()
+    (gradient,) = torch.autograd.grad(distance, code)
+    assert torch.allclose(slope(drawer, code, goal), gradient, atol=1e-5)
+
+
+def test_draws_of_a_row_side_by_side_are_draws_of_their_own() -> None:
+    class Coin(nn.Module):
+        """Sure of one class or the other, by a coin a row."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = (torch.rand(len(x)) < 0.5).float()
+            return 20 * torch.stack((heads, 1 - heads), dim=1)
+
+    torch.manual_seed(0)
+    x = torch.zeros(300, 1)
+    together = Average(Coin(), draws=20, by_row=True)(x).exp()
+    heads = (20 * together[:, 0]).round()
+    assert 9.5 < heads.mean() < 10.5  # each row has a mean of its own
+    assert 3.5 < heads.var() < 6.5  # binomial: 20 / 4
+    assert torch.allclose(together.sum(dim=1), torch.ones(300), atol=1e-5)
+
+
+def test_a_surrogate_that_is_an_average_is_not_averaged_again() -> None:
+    defense, model = built("mixup_inference")
+    assert isinstance(attacked(defense, model), Average)
+    assert attacked(defense, model).model is model
+    other, random = built("random_resize_pad")
+    assert isinstance(attacked(other, random), Average)
+    few = RandomisedSmoothing(draws=1)
+    assert attacked(few, Smoothed(nn.Linear(2, 2), 0.1, 1)).draws == LEAST_DRAWS
 
 
 def test_mixtures_are_with_other_classes() -> None:
@@ -385,13 +519,43 @@ def test_a_smoothed_linear_network_is_certified_at_its_true_distance() -> None:
     assert float(radius[1]) == 0
 
 
+def test_no_attack_breaks_what_is_certified() -> None:
+    """The proof, held against PGD that goes through the noise: on a network that was fitted."""
+    data = tiny_data()
+    defense = RandomisedSmoothing(sigma=0.5)
+    model = fit(defense, DigitsCnn(width=8, dense=16), data, RECIPE, 0, {}, registry.ATTACKS.make)
+    assert isinstance(model, Smoothed)
+    x, y = data.test.x, data.test.y
+    torch.manual_seed(0)
+    label, radius = certified_radius(model, x, draws=1000)
+    certified = (label == y) & (radius > 0.3)
+    assert certified.sum() > 10
+    attack = registry.ATTACKS.make(Spec("pgd", {"eps": 0.3, "norm": "l2", "steps": 20}))
+    found = attack.perturb(defense.surrogate(model), x, y, None, AttackContext(data.info))
+    votes = torch.stack([model.network(_noisy(found.x_adv, 0.5)).argmax(1) for _ in range(500)])
+    assert (votes.mode(dim=0).values == y)[certified].all()
+    strong = registry.ATTACKS.make(Spec("pgd", {"eps": 20.0, "norm": "l2", "steps": 20}))
+    far = strong.perturb(defense.surrogate(model), x, y, None, AttackContext(data.info)).x_adv
+    assert not (model(far).argmax(dim=1) == y)[certified].all()  # it can
+
+
+def _noisy(x: Tensor, sigma: float) -> Tensor:
+    return x + sigma * torch.randn_like(x)
+
+
 def test_randomised_smoothing_is_attacked_through_more_draws() -> None:
+    torch.manual_seed(0)
     network = nn.Linear(2, 2)
     model = Smoothed(network, 0.1, 4)
     surrogate = RandomisedSmoothing(sigma=0.1, draws=4).surrogate(model)
-    assert isinstance(surrogate, Smoothed)
+    assert isinstance(surrogate, Average)
     assert surrogate.draws >= 20
-    assert surrogate.network is network
+    assert surrogate.model is network
+    x = torch.rand(300, 2)
+    assert torch.equal(surrogate(x), surrogate(x))  # it draws the same noise
+    assert torch.allclose(surrogate(x)[:5], surrogate(x[:5]), atol=1e-6)
+    mean = torch.stack([model(x) for _ in range(400)]).exp().mean(dim=0)
+    assert torch.allclose(surrogate(x).exp(), mean, atol=0.05)
 
 
 def test_an_attack_goes_through_the_way_round() -> None:

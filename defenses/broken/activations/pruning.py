@@ -14,6 +14,7 @@ from bench.plugins.contracts import BuildContext, Defense, FitContext
 from bench.plugins.data import Split
 from bench.suspicion.average import Average
 from defenses.broken.base import Broken, swapped
+from defenses.crafting import check_positive
 from defenses.undefended import Undefended
 
 
@@ -32,8 +33,7 @@ class ActivationPruning(Broken):
     stochastic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.samples > 0:
-            raise ValueError(f"samples must be positive, got {self.samples!r}")
+        check_positive(samples=self.samples)
 
     def requires(self) -> Mapping[str, Defense]:
         """Name the undefended network."""
@@ -48,9 +48,9 @@ class ActivationPruning(Broken):
         """Learn nothing."""
         return
 
-    def way_round(self, model: nn.Module) -> nn.Module:
-        """Return the average of several draws."""
-        return Average(model)
+    def surrogate(self, model: nn.Module) -> nn.Module:
+        """Return the average of draws that the harness would take too, made side by side."""
+        return Average(model, by_row=True)
 
 
 class Prune(nn.Module):

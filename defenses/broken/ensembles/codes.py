@@ -12,21 +12,24 @@ from bench.plugins.contracts import BuildContext, FitContext
 from bench.plugins.data import Split
 from defenses.broken.base import Broken
 
+MOST_BITS = 1024
+
 
 @dataclass(frozen=True)
 class OutputCodes(Broken):
     """The network answers the bits of a code word, one tanh each; the nearest word is the class.
 
     The words are rows of a Hadamard matrix, of the smallest size above the number of classes, at
-    least ``bits`` (a power of two). A class's probability is in proportion to the correlation of
-    its word with the bits, where that is positive. Trained by the hinge loss of each bit.
+    least ``bits`` (a power of two, at most 1024). A class's probability is in proportion to the
+    correlation of its word with the bits, where that is positive. Trained by the hinge loss of each
+    bit.
     """
 
     bits: int = 16
 
     def __post_init__(self) -> None:
-        if self.bits < 2 or self.bits & (self.bits - 1):
-            raise ValueError(f"bits must be a power of two, at least 2, got {self.bits!r}")
+        if not 2 <= self.bits <= MOST_BITS or self.bits & (self.bits - 1):
+            raise ValueError(f"bits must be a power of two in [2, {MOST_BITS}], got {self.bits!r}")
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the network, a layer of bits, and the decoder."""
@@ -71,12 +74,17 @@ class Correlation(nn.Module):
         return bits @ self.words.T
 
 
+LEAST = 0.01
+"""What counts as no correlation: far above the rounding of a sum of bits, which a logarithm of less
+would make into another answer in another batch."""
+
+
 class Decoder(Correlation):
     """The logarithm of the positive part of the correlation with tanh(bits)."""
 
     def forward(self, bits: Tensor) -> Tensor:
         """Return log-probabilities up to a constant, (batch, classes)."""
-        return super().forward(bits.tanh()).clamp(min=1e-6).log()
+        return super().forward(bits.tanh()).clamp(min=LEAST).log()
 
 
 def hadamard(size: int) -> Tensor:

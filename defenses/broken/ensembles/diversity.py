@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
+from bench.base.types import UserError
 from bench.plugins.contracts import BuildContext, FitContext
 from bench.plugins.data import Split
-from defenses.broken.base import Broken
+from defenses.broken.base import Broken, StraightThrough
 from defenses.votes import mean_answer
 
 
@@ -32,13 +34,17 @@ class EnsembleDiversity(Broken):
     def __post_init__(self) -> None:
         if self.members < 2:
             raise ValueError(f"members must be at least 2, got {self.members!r}")
-        if self.entropy < 0 or self.diversity < 0:
-            raise ValueError("entropy and diversity must not be negative")
+        weights = {"entropy": self.entropy, "diversity": self.diversity}
+        for name, weight in weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {weight!r}")
+        if not any(weights.values()):
+            raise ValueError("entropy and diversity are both 0: an ordinary ensemble")
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the ensemble."""
         if context.info.classes <= self.members:
-            raise ValueError(
+            raise UserError(
                 f"{self.members} members need more than {self.members} classes to differ in, "
                 f"and {context.info.name!r} has {context.info.classes}"
             )
@@ -56,6 +62,11 @@ class EnsembleDiversity(Broken):
 
         context.train(model, train.x, train.y, objective=objective)
 
+    def way_round(self, model: nn.Module) -> nn.Module:
+        """Return the ensemble with the gradient of its members' mean logits."""
+        assert isinstance(model, Ensemble)
+        return StraightThrough(model, MeanLogits(model.members))
+
 
 class Ensemble(nn.Module):
     """The logarithm of the mean probability of ``members``, (batch, classes)."""
@@ -67,6 +78,18 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return log-probabilities."""
         return mean_answer(torch.stack([member(x) for member in self.members]))
+
+
+class MeanLogits(nn.Module):
+    """The mean of the logits of ``members``, (batch, classes): no sure member drowns another."""
+
+    def __init__(self, members: nn.ModuleList) -> None:
+        super().__init__()
+        self.members = members
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean."""
+        return torch.stack([member(x) for member in self.members]).mean(dim=0)
 
 
 def mean_entropy(logits: Tensor) -> Tensor:

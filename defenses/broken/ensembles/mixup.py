@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
+from bench.base.types import UserError
 from bench.plugins.contracts import BuildContext, FitContext
 from bench.plugins.data import Split
 from bench.suspicion.average import Average
@@ -20,8 +21,9 @@ from defenses.votes import mean_answer
 class MixupInference(Broken):
     """A network trained by mixup answers the mean over mixtures of x with images of other classes.
 
-    ``draws``: mixtures an answer, at least 1 (the paper: 30); ``share``: of x in each, in (0, 1);
-    ``pool``: training images to draw from, at least 2. The paper's variant for other labels.
+    ``draws``: mixtures an answer, at least 1 (the paper: 30); ``share``: of x in each, in (0, 1),
+    above 0.5 where there are two classes; ``pool``: training images to draw from, at least 2. The
+    paper's variant for other labels.
     """
 
     draws: int = 5
@@ -38,6 +40,11 @@ class MixupInference(Broken):
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the network and its mixing."""
+        if context.info.classes == 2 and self.share <= 0.5:
+            raise UserError(
+                f"share = {self.share:g} mixes as much of the other of two classes in as it leaves "
+                "of the input: take more than 0.5"
+            )
         return Mixture(context.network(), self.pool, context.info.shape, self.draws, self.share)
 
     def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
@@ -61,9 +68,9 @@ class MixupInference(Broken):
 
         context.train(model, train.x, train.y, objective=objective)
 
-    def way_round(self, model: nn.Module) -> nn.Module:
-        """Return the average of several draws."""
-        return Average(model)
+    def surrogate(self, model: nn.Module) -> nn.Module:
+        """Return the average of draws that the harness would take too, made side by side."""
+        return Average(model, by_row=True)
 
 
 class Mixture(nn.Module):
@@ -90,7 +97,6 @@ class Mixture(nn.Module):
         weights = (self.labels != guess[:, None]).float()
         weights += weights.sum(dim=1, keepdim=True) == 0
         chosen = torch.multinomial(weights, self.draws, replacement=True)
-        found = [
-            self.network(self.share * x + (1 - self.share) * self.images[rows]) for rows in chosen.T
-        ]
-        return mean_answer(torch.stack(found))
+        mixed = self.share * x + (1 - self.share) * self.images[chosen.T]
+        logits = self.network(mixed.flatten(0, 1)).view(self.draws, len(x), -1)
+        return mean_answer(logits)

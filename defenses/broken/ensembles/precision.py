@@ -14,12 +14,14 @@ from bench.plugins.data import Split
 from defenses.broken.base import Broken, alike, swapped
 from defenses.broken.ensembles.diversity import Ensemble
 
+MOST_BITS = 8
+
 
 @dataclass(frozen=True)
 class MixedPrecisionEnsemble(Broken):
     """One network in full precision and two with few bits, whose mean probability answers.
 
-    ``weight_bits`` and ``activation_bits``: of the two, at least 1. They learn by straight-through
+    ``weight_bits`` and ``activation_bits``: of the two, 1 to 8. They learn by straight-through
     gradients; deployed, their activations have none.
     """
 
@@ -27,8 +29,12 @@ class MixedPrecisionEnsemble(Broken):
     activation_bits: int = 2
 
     def __post_init__(self) -> None:
-        if min(self.weight_bits, self.activation_bits) < 1:
-            raise ValueError("weight_bits and activation_bits must be at least 1")
+        for name in ("weight_bits", "activation_bits"):
+            if not 1 <= getattr(self, name) <= MOST_BITS:
+                raise ValueError(
+                    f"{name} must be in [1, {MOST_BITS}], got {getattr(self, name)!r}: more are no "
+                    "low precision"
+                )
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the ensemble; raises ValueError where the network has no ReLU."""

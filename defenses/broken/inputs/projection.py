@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
+from bench.base.types import UserError
 from bench.plugins.contracts import BuildContext, FitContext
 from bench.plugins.data import Split
 from defenses.broken.base import Broken, StraightThrough
 from defenses.broken.inputs.magnet import Autoencoder
+from defenses.crafting import check_positive, check_steps
 
 
 @dataclass(frozen=True)
 class GenerativeProjection(Broken):
     """The network sees the nearest image that a generator can draw, found by gradient descent.
 
-    ``latent``: dimensions of the generator, at least 1; ``steps``: of descent, at least 1, each of
-    length ``rate``; ``starts``: codes of training images, of which the nearest starts. Defense-GAN
-    has a GAN and random starts; a decoder that learns beside an encoder is small enough for digits,
-    and fixed starts answer the same query alike.
+    ``latent``: dimensions of the generator, at least 1, fewer than features; ``steps``: of
+    descent, at least 1, each of length ``rate``; ``starts``: codes of training images, of which the
+    nearest starts. Defense-GAN has a GAN and random starts; a decoder that learns beside an encoder
+    is small enough for digits, and fixed starts answer the same query alike.
     """
 
     latent: int = 12
@@ -30,13 +33,18 @@ class GenerativeProjection(Broken):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if min(self.latent, self.steps, self.starts) < 1:
-            raise ValueError("latent, steps and starts must be at least 1")
-        if not self.rate > 0:
-            raise ValueError(f"rate must be positive, got {self.rate!r}")
+        for name in ("latent", "steps", "starts"):
+            check_steps(getattr(self, name), name)
+        check_positive(rate=self.rate)
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the projection and the network."""
+        features = math.prod(context.info.shape)
+        if self.latent >= features:
+            raise UserError(
+                f"latent = {self.latent} is not less than the {features} features of "
+                f"{context.info.name!r}: such a generator could draw everything"
+            )
         drawer = Autoencoder(context.info.shape, self.latent)
         return nn.Sequential(
             Projection(drawer, self.starts, self.latent, self.steps, self.rate), context.network()
@@ -94,17 +102,26 @@ class Projection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return images of the shape of ``x``."""
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            goal = x.detach().clone().flatten(1)
+        with torch.no_grad():
+            goal = x.flatten(1)
             drawn = self.drawer.decode(self.codes).flatten(1)
-            nearest = torch.cdist(goal, drawn).argmin(dim=1)
-            code = self.codes[nearest].detach().clone()
+            code = self.codes[torch.cdist(goal, drawn).argmin(dim=1)]
             for _ in range(self.steps):
-                code.requires_grad_()
-                distance = (self.drawer.decode(code).flatten(1) - goal).square().sum()
-                (slope,) = torch.autograd.grad(distance, code)
                 # Of one length for all rows: what a row gets does not depend on its neighbours.
-                code = code.detach() - self.rate * slope
-            drawn = self.drawer.decode(code.detach()).detach()
+                code = code - self.rate * slope(self.drawer, code, goal)
+            drawn = self.drawer.decode(code)
         kept: Tensor = drawn + 0 * x
         return kept
+
+
+def slope(drawer: Autoencoder, code: Tensor, goal: Tensor) -> Tensor:
+    """Return the gradient at ``code`` (batch, latent) of the squared distance drawn to ``goal``.
+
+    ``goal``: (batch, features). By hand, for it is taken in every step of every answer.
+    """
+    first, second = (layer for layer in drawer.decode if isinstance(layer, nn.Linear))
+    hidden = first(code).relu()
+    drawn = second(hidden).sigmoid()
+    back = (drawn - goal) * drawn * (1 - drawn)
+    found: Tensor = 2 * ((back @ second.weight) * (hidden > 0)) @ first.weight
+    return found

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from bench.base.types import UserError
 from bench.plugins.contracts import BuildContext
-from bench.suspicion.average import Average
 from defenses.broken.base import Broken
 
 
@@ -33,13 +32,19 @@ class RandomResizePad(Broken):
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the random layer and the network."""
-        if len(context.info.shape) != 3:
-            raise UserError(f"resizing takes images, got inputs of shape {context.info.shape}")
+        shape, name = context.info.shape, context.info.name
+        if len(shape) != 3:
+            raise UserError(f"resizing takes images, and {name!r} has inputs of shape {shape}")
+        if all(_side(self.smallest, side) == side for side in shape[1:]):
+            raise UserError(
+                f"at smallest = {self.smallest:g} no image of {name!r}, {shape[1]} × {shape[2]}, "
+                "is ever smaller: take less"
+            )
         return nn.Sequential(ResizePad(self.smallest), context.network())
 
-    def way_round(self, model: nn.Module) -> nn.Module:
-        """Return the average of several draws."""
-        return Average(model)
+
+def _side(share: float, side: int) -> int:
+    return max(1, round(share * side))
 
 
 class ResizePad(nn.Module):
@@ -56,7 +61,7 @@ class ResizePad(nn.Module):
         """Return images of the shape of ``x`` (batch, channels, height, width)."""
         height, width = x.shape[-2:]
         share = self.smallest + (1 - self.smallest) * float(torch.rand(()))
-        rows, columns = max(1, round(share * height)), max(1, round(share * width))
+        rows, columns = _side(share, height), _side(share, width)
         small = nn.functional.interpolate(x, (rows, columns), mode="bilinear", antialias=True)
         top = int(torch.randint(height - rows + 1, ()))
         left = int(torch.randint(width - columns + 1, ()))

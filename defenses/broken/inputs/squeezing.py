@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.base.types import UserError
 from bench.plugins.contracts import BuildContext
 from defenses.broken.base import Broken, StraightThrough
-from defenses.broken.inputs.transformation import Lossy, reduce_depth
+from defenses.broken.inputs.transformation import Lossy, check_bits, reduce_depth
 from defenses.votes import mean_answer
 
 
@@ -18,7 +18,7 @@ from defenses.votes import mean_answer
 class FeatureSqueezing(Broken):
     """The mean probability of a network on the input, on few bits of it, and on local medians.
 
-    ``bits``: of the depth, at least 1. The paper rejects inputs on which these differ; a classifier
+    ``bits``: of the depth, 1 to 7. The paper rejects inputs on which these differ; a classifier
     has no such answer, so here they vote, which asks an attack for the same: to fool them all. The
     network itself is undefended, as in the paper.
     """
@@ -26,13 +26,15 @@ class FeatureSqueezing(Broken):
     bits: int = 2
 
     def __post_init__(self) -> None:
-        if self.bits < 1:
-            raise ValueError(f"bits must be at least 1, got {self.bits!r}")
+        check_bits(self.bits)
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the vote of one network on three copies of its input."""
         if len(context.info.shape) != 3:
-            raise UserError(f"feature squeezing takes images, got inputs of {context.info.shape}")
+            raise UserError(
+                f"feature squeezing takes images, and {context.info.name!r} has inputs of shape "
+                f"{context.info.shape}"
+            )
         depth = Lossy(Depth(self.bits))
         return Vote(context.network(), nn.ModuleList([depth, Median()]))
 

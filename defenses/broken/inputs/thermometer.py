@@ -13,7 +13,7 @@ from defenses.broken.base import Broken, StraightThrough
 
 @dataclass(frozen=True)
 class ThermometerEncoding(Broken):
-    """Each input value becomes ``levels`` (at least 2) zeros and ones: whether it exceeds l/levels.
+    """Each input value becomes ``levels`` (2 to 256) zeros and ones: whether it exceeds l/levels.
 
     The first layer of the network is as many times wider; it is trained on the codes.
     """
@@ -21,8 +21,8 @@ class ThermometerEncoding(Broken):
     levels: int = 16
 
     def __post_init__(self) -> None:
-        if self.levels < 2:
-            raise ValueError(f"levels must be at least 2, got {self.levels!r}")
+        if not 2 <= self.levels <= 256:
+            raise ValueError(f"levels must be in [2, 256], got {self.levels!r}")
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the encoder and the network behind it."""

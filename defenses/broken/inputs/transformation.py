@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bench.base.types import UserError
 from bench.plugins.contracts import BuildContext
 from defenses.broken.base import Broken, StraightThrough
+from defenses.crafting import check_positive, check_steps
 
 Transformation = Literal["bit_depth", "jpeg", "total_variation"]
 
@@ -22,9 +23,9 @@ Transformation = Literal["bit_depth", "jpeg", "total_variation"]
 class InputTransformation(Broken):
     """A lossy copy of the input goes to a network that was trained on such copies.
 
-    ``transformation``: ``bit_depth`` rounds to 2^``bits`` values; ``jpeg`` rounds the cosine
-    transform of blocks of 4 × 4 pixels, the coarser the higher the frequency (what of the format
-    loses anything); ``total_variation`` denoises by ``steps`` of descent on squared distance
+    ``transformation``: ``bit_depth`` rounds to 2^``bits`` values (1 to 7 bits); ``jpeg`` rounds the
+    cosine transform of blocks of 4 × 4 pixels, the coarser the higher the frequency (what of the
+    format loses anything); ``total_variation`` denoises by ``steps`` of descent on squared distance
     plus ``weight`` times total variation. The paper's quilting, from a database of patches, is left
     out. Raises UserError at ``build`` for inputs that are no images, but for ``bit_depth``.
     """
@@ -38,10 +39,9 @@ class InputTransformation(Broken):
         if self.transformation not in get_args(Transformation):
             kinds = get_args(Transformation)
             raise ValueError(f"transformation must be one of {kinds}, got {self.transformation!r}")
-        if self.bits < 1 or self.steps < 1:
-            raise ValueError(f"bits and steps must be at least 1, got {self.bits}, {self.steps}")
-        if not 0 < self.weight < math.inf:
-            raise ValueError(f"weight must be positive and finite, got {self.weight!r}")
+        check_bits(self.bits)
+        check_steps(self.steps)
+        check_positive(weight=self.weight)
 
     def build(self, context: BuildContext) -> nn.Module:
         """Return the transformation, without a gradient, and the network."""
@@ -62,6 +62,16 @@ class InputTransformation(Broken):
         assert isinstance(model, nn.Sequential)
         lossy, network = model
         return nn.Sequential(StraightThrough(lossy), network)
+
+
+MOST_BITS = 7
+"""Of a reduced depth: an image has 8 already."""
+
+
+def check_bits(bits: int) -> None:
+    """Raise ValueError where ``bits`` are none, or as many as an image has."""
+    if not 1 <= bits <= MOST_BITS:
+        raise ValueError(f"bits must be in [1, {MOST_BITS}], fewer than an image has, got {bits!r}")
 
 
 class Lossy(nn.Module):

@@ -273,6 +273,7 @@ def test_every_built_in_passes(kind: str, tmp_path: Path, monkeypatch: pytest.Mo
         "ensemble_diversity": {"members": 2},
         "art": {"attack": "DeepFool"},
         "arrays": {"path": str(tmp_path / "mine.npz")},
+        "carlini_wagner": {"steps": 20, "searches": 6},
         "checkpoint": {"weights": str(tmp_path / "w.safetensors")},
         "foolbox": {"attack": "LInfFMNAttack", "steps": 20},
         "jsma_reference": {"gamma": 0.01},

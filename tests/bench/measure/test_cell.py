@@ -210,6 +210,23 @@ def test_a_stochastic_model_is_judged_by_what_it_says_most_often() -> None:
     assert not records["misclassified"].any()
 
 
+def test_an_attack_on_a_stochastic_model_goes_on_after_its_first_success() -> None:
+    stopped = []
+
+    @dataclass(frozen=True)
+    class Hasty(Fake):
+        early_stop: bool = True
+
+        def perturb(self, model, x, y, target, context) -> Perturbation:
+            stopped.append(self.early_stop)
+            return swap(model, x, y, target)
+
+    for draws in (1, DRAWS):
+        attack_sources(Attacked(Identity(), draws=draws), Hasty(), SOURCES, CONTEXT)
+        attack_sources(Attacked(Identity(), draws=draws), Fake(swap), SOURCES, CONTEXT)
+    assert stopped == [True, False]
+
+
 def test_of_several_draws_the_mean_of_the_usual_answer_is_kept() -> None:
     answers = iter([[[3.0, 0.0]], [[0.0, 9.0]], [[1.0, 0.0]]])
 

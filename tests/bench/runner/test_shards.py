@@ -24,9 +24,15 @@ SPLIT = [
     {"name": "sparse_rs", "gamma": 0.1, "queries": 20},
     {"name": "square", "eps": 0.2, "queries": 20},
     {"name": "fooling", "steps": 5, "targets": "random"},
+    {"name": "carlini_wagner", "steps": 4, "searches": 2},
     {"name": "transfer", "source": {"name": "undefended"}, "attack": {"name": "pgd", "eps": 0.2}},
 ]
-WHOLE = [{"name": "surrogate", "draws": 2, "attack": {"name": "pgd", "eps": 0.2, "steps": 2}}]
+WHOLE = [
+    {"name": "surrogate", "draws": 2, "attack": {"name": "pgd", "eps": 0.2, "steps": 2}},
+    {"name": "advgan", "eps": 0.2, "steps": 2},
+    {"name": "universal", "eps": 0.2, "steps": 2},
+    {"name": "patch", "side": 2, "steps": 2},
+]
 SOURCES = 20
 
 

@@ -83,6 +83,24 @@ def test_minimum_norm_attacks_keep_features_and_pixels_apart() -> None:
     assert found["logits / T, T"] == "100"
 
 
+def test_our_attack_stands_beside_the_paper_s_figure_of_its_norm_alone() -> None:
+    hot = who("distillation", 100)
+    rows = [
+        cell(hot, 1.0, threat={"norm": norm, "budget": None, "unit": unit},
+             attack="carlini_wagner", view={"norm": norm, "loss": "f6", "temperature": 1.0},
+             pixels_mean=18.0, l2_mean=2.5, linf_mean=0.2)
+        for norm, unit in (("l0", "pixels"), ("l2", "input"), ("linf", "input"))
+    ]  # fmt: skip
+    found = Report(Results(rows, [model(hot)], [])).minimum_norm()
+    sizes = found[["pixels changed, mean", "L2, mean", "L∞, mean"]]
+    by_norm = {line["minimised"]: line for line in found.to_dict("records")}
+    assert by_norm["L0"]["pixels changed, mean"] == "18.00 (paper 19 (recalled))"
+    assert by_norm["L2"]["L2, mean"] == "2.500 (paper 2.2 (recalled))"
+    assert by_norm["L∞"]["L∞, mean"] == "0.2000 (paper 0.18 (recalled))"
+    assert sizes.map(lambda text: "paper" in text).to_numpy().sum() == 3
+    assert set(found["attack"]) == {"carlini_wagner, f6"}
+
+
 def test_every_seed_is_a_line_and_a_headline_of_its_own() -> None:
     seeds = [who(name, t, s) for name, t in (("undefended", None), ("distillation", 20))
              for s in (0, 1)]  # fmt: skip

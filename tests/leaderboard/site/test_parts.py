@@ -98,7 +98,7 @@ def test_the_same_rows_give_the_same_page_and_its_policy_fits() -> None:
 
 @pytest.mark.parametrize("index", [ATTACKS, DEFENSES], ids=["attacks", "defenses"])
 def test_what_a_docstring_cites_as_its_source_is_in_the_references(index: dict[str, str]) -> None:
-    known = {reference.fields["eprint"]: reference for reference in references()}
+    known = {one.fields["eprint"]: one for one in references() if "eprint" in one.fields}
     for name, place in index.items():
         module = importlib.import_module(place.partition(":")[0])
         for eprint in re.findall(r"arXiv\s+(\d{4}\.\d{5}|\d{4}\.\d{4})", module.__doc__ or ""):
