@@ -57,7 +57,7 @@ def attack(rows: int, passes: float, steps: float, operations: float) -> float:
 
 
 def cifar(sparse: bool = False) -> Iterator[Task]:
-    """Yield papernot-cifar10, --sources all --seeds 0..9: 20 defenses, three JSMA and four FGSM."""
+    """Yield papernot-cifar10-temperatures, --sources all --seeds 0..9: 20 defenses, three JSMA and four FGSM."""
     attempts = 9 * BLOCK
     an_input = 112 * 6 if sparse else 4 * 3072
     for model in range(20 * 10):
@@ -128,7 +128,7 @@ def run(tasks: list[Task], gpus: int) -> tuple[float, dict[str, float]]:
 def main() -> None:
     """Print a table of each matrix."""
     matrices = {
-        "papernot-cifar10, all sources, ten seeds": list(cifar()),
+        "papernot-cifar10-temperatures, all sources, ten seeds": list(cifar()),
         "the same, L0 inputs kept as what changed": list(cifar(sparse=True)),
         "L∞ panel, 224 × 224, 5,000 sources, ResNet-50": list(imagenet()),
     }
