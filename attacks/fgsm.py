@@ -67,6 +67,11 @@ class FGSM(Attack):
         check_ball(self.norm, self.eps)
         check_temperature(self.temperature)
 
+    @property
+    def rowwise(self) -> bool:
+        """Each row has its own steps, and nothing is drawn."""
+        return True
+
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the ball of radius ``eps``, whatever the ``shape``."""
         return ThreatModel(self.norm, self.eps)

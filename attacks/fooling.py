@@ -88,6 +88,11 @@ class Fooling(Attack):
         if self.targets not in get_args(Goals):
             raise ValueError(f"targets must be one of {get_args(Goals)}, got {self.targets!r}")
 
+    @property
+    def rowwise(self) -> bool:
+        """Each row has its own steps and its own random stream."""
+        return True
+
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the threat model of any input in the box, whatever the ``shape``."""
         return ThreatModel("none")

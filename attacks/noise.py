@@ -83,6 +83,11 @@ class Noise(Attack):
         if self.norm == "l0":
             L0Budget.of(self)
 
+    @property
+    def rowwise(self) -> bool:
+        """Each row has its own steps and its own random stream."""
+        return True
+
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the ball of the norm; an l0 budget is a fraction of the features."""
         if self.norm != "l0":

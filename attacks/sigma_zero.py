@@ -91,6 +91,11 @@ class SigmaZero(Attack):
             return L0Budget(gamma=1.0)
         return L0Budget(max_features=self.max_features)
 
+    @property
+    def rowwise(self) -> bool:
+        """Each row has its own steps, and nothing is drawn."""
+        return True
+
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """L0 in features: minimum norm, or ``max_features`` as a fraction of them."""
         if self.max_features is None:

@@ -101,6 +101,11 @@ class SparseRs(Attack):
         """Scores: no gradient is taken."""
         return "scores"
 
+    @property
+    def rowwise(self) -> bool:
+        """Each row has its own steps and its own random stream."""
+        return True
+
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """L0, in features or pixels; ``max_features`` as a fraction of them."""
         return L0Budget.of(self).threat(shape)

@@ -88,6 +88,11 @@ class Transfer(Attack):
         """Say why the inner attack cannot run here."""
         return self.inner.unavailable()
 
+    @property
+    def rowwise(self) -> bool:
+        """As the inner attack."""
+        return self.inner.rowwise
+
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the inner attack's threat model."""
         return self.inner.threat(shape)

@@ -16,12 +16,14 @@ from bench.base.foreign import refuse_foreign
 from bench.base.text import plain
 from bench.base.types import UserError
 from bench.commands import (
+    Address,
     CacheDir,
     CellTimeout,
     DataDir,
     Debug,
     Device,
     DryRun,
+    Executor,
     FailOnFlag,
     FitTimeout,
     Fresh,
@@ -30,6 +32,7 @@ from bench.commands import (
     Offline,
     Plugins,
     Replace,
+    Shards,
     Unpickle,
     Workers,
     app,
@@ -82,6 +85,9 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     ] = None,
     device: Device = "auto",
     workers: Workers = None,
+    executor: Executor = "local",
+    address: Address = "auto",
+    shards: Shards = None,
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
     offline: Offline = False,
@@ -109,7 +115,7 @@ def run_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the para
     options = RunOptions(
         dataset, network, recipe, out, seeds, sources, budgets, effort, max_passes, device,
         workers, data_dir, cache_dir, offline, tuple(plugin), cell_timeout, fresh,
-        fit_timeout, memory, replace, unpickle,
+        fit_timeout, memory, replace, unpickle, executor, address, shards,
     )  # fmt: skip
 
     def command() -> int:
@@ -252,6 +258,40 @@ def check_command(
         failed = sum(check.failed for check in checks)
         typer.echo(f"{len(checks)} checks, {failed} failed")
         return 1 if failed else 0
+
+    guard(command, debug)
+
+
+@app.command("merge")
+def merge_command(  # noqa: PLR0913, PLR0917 (as of run)
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Results folders.")],
+    out: Annotated[Path, typer.Option(help="Results folder of the whole.")],
+    data_dir: DataDir = None,
+    cache_dir: CacheDir = None,
+    offline: Offline = False,
+    plugin: Plugins = [],  # noqa: B006 (as above)
+    unpickle: Unpickle = False,
+    replace: Replace = False,
+    debug: Debug = False,
+) -> None:
+    """Unite runs of one matrix that were made apart, as seeds 0,1 here and 2,3 there; verify it.
+
+    Nothing is run again. Refused where code, data or matrix differ; exit status 1 where the whole
+    does not verify.
+    """
+    from bench.plan.options import RunOptions
+
+    options = RunOptions(
+        out=out, data_dir=data_dir, cache_dir=cache_dir, offline=offline, plugin=tuple(plugin),
+        unpickle=unpickle, replace=replace, device="cpu",
+    )  # fmt: skip
+
+    def command() -> int:
+        from bench.merging import merge
+
+        show_run(merge(runs, options), debug)
+        found, _ = _verify(out, options, (0, 0), None, trust=True)
+        return 1 if found.differences else 0
 
     guard(command, debug)
 

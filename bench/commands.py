@@ -43,6 +43,16 @@ Workers = Annotated[
     int | None, typer.Option(min=1, help="Worker processes [one a core; one on a GPU].")
 ]
 
+Executor = Annotated[str, typer.Option(help="Who does the work: local, ray, or my_module:factory.")]
+
+Address = Annotated[
+    str, typer.Option(help="The Ray cluster: auto, local, HOST:PORT or ray://HOST:PORT.")
+]
+
+Shards = Annotated[
+    int | None, typer.Option(min=1, help="Tasks that a cell is split into at most [a block each].")
+]
+
 DataDir = Annotated[Path | None, typer.Option(help="Where data sets lie [RETORT_DATA].")]
 
 CacheDir = Annotated[Path | None, typer.Option(help="Where weights are kept [RETORT_CACHE].")]
@@ -166,6 +176,9 @@ def judge_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the pa
     ] = None,
     device: Device = "auto",
     workers: Workers = None,
+    executor: Executor = "local",
+    address: Address = "auto",
+    shards: Shards = None,
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
     offline: Offline = False,
@@ -188,7 +201,7 @@ def judge_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the pa
     options = RunOptions(
         out=out, device=device, workers=workers, data_dir=data_dir, cache_dir=cache_dir,
         offline=offline, plugin=tuple(plugin), cell_timeout=cell_timeout, memory=memory,
-        fresh=fresh, replace=replace,
+        fresh=fresh, replace=replace, executor=executor, address=address, shards=shards,
     )  # fmt: skip
     form = {
         "mean": mean, "std": std, "range": value_range, "layout": layout, "order": order,

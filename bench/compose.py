@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.base.types import DamagedError, UserError
+from bench.base.types import DamagedError, Document, UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from bench.base.rows import CellRow, Results
+    from bench.evidence.folder import RunFolder
     from bench.plan.graph import Plan
     from bench.plan.options import RunOptions
     from bench.plugins.data import Dataset
@@ -70,9 +71,10 @@ def run_prepared(
     prepared: tuple[Plan, Settings, Dataset], options: RunOptions, watch: bool = False
 ) -> RunResult:
     """Carry out what ``prepare`` returned for the same ``options``, and write its folder."""
+    from bench.cluster.choose import executor_of
+    from bench.evidence.environment import machine
     from bench.evidence.folder import RunFolder
     from bench.results.costs import measure_costs
-    from bench.runner.processes import LocalExecutor, default_memory, default_workers
     from bench.runner.recheck import recheck
     from bench.runner.schedule import execute
     from leaderboard.pages.publish import COSTED
@@ -80,17 +82,15 @@ def run_prepared(
     plan, settings, data = prepared
     if watch:
         say_notes(data)
-    workers = options.workers or default_workers(settings.device)
-    if settings.memory is None:
-        settings = replace(settings, memory=default_memory(workers))
-    pool = LocalExecutor(settings, workers, options.cell_timeout)
-    with _observer(plan, watch) as observer, pool as executor:
+    chosen = executor_of(options, plan, data, settings)
+    with chosen as executor, _observer(plan, watch) as observer:
         progress = execute(plan, data, settings, executor, observer, options.fresh, options.replace)
         folder = RunFolder(settings.run)
         recheck(plan, folder, executor, options.fresh)
         if plan.matrix.report in COSTED:
             measure_costs(plan, folder, executor, progress.weights, progress.training)
-    results = _write(plan, data, folder, settings, progress)
+        where = machine(settings.device, executor.device)
+    results = write_results(plan, data, folder, where, progress)
     return RunResult(settings.run, results, progress)
 
 
@@ -114,14 +114,20 @@ def _observer(plan: Plan, watch: bool) -> Any:
     return watching(plan)
 
 
-def _write(plan: Plan, data: Any, folder: Any, settings: Settings, progress: Progress) -> Results:
+def write_results(
+    plan: Plan, data: Dataset, folder: RunFolder, where: Document, progress: Progress
+) -> Results:
+    """Make the results and pages of the evidence in ``folder``, and write them beside it.
+
+    ``where``: what did the work, as ``bench.evidence.environment.machine`` says.
+    """
     from bench.base.files import read_json, write_json
     from bench.evidence.environment import describe
     from bench.results.collect import results
     from leaderboard.pages.publish import redraw_figures, write_pages
 
     made = results(plan, data, folder)
-    environment = describe(plan, settings.device)
+    environment = {**describe(plan, "cpu"), **where}
     try:
         timings = read_json(folder.top("timings.json"))
     except DamagedError:

@@ -44,6 +44,11 @@ class CarliniWagner(Settings, Attack):
             )
         check_temperature(self.temperature)
 
+    @property
+    def rowwise(self) -> bool:
+        """Each row has its own c and its own optimiser."""
+        return True
+
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the least norm, whatever the ``shape``; L0 in features or pixels."""
         if self.norm == "l0":

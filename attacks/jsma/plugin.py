@@ -61,6 +61,11 @@ class Jsma(Attack):
                 f"got {self.saliency!r} with {self.targets!r}"
             )
 
+    @property
+    def rowwise(self) -> bool:
+        """Each row has its own steps, and nothing is drawn."""
+        return True
+
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """L0, in features or pixels; ``max_features`` as a fraction of them."""
         return L0Budget.of(self).threat(shape)

@@ -61,6 +61,11 @@ class BallAttack(Attack):
         if self.targets not in get_args(Targets):
             raise ValueError(f"targets must be one of {get_args(Targets)}, got {self.targets!r}")
 
+    @property
+    def rowwise(self) -> bool:
+        """Each row has its own steps and its own random stream."""
+        return True
+
     @abstractmethod
     def run(
         self, model: Model, x: Tensor, y: Tensor, target: Tensor | None, seed: int,

@@ -72,7 +72,7 @@ def verify(
         here = Settings(Path(name), asked.cache, asked.data, asked.device)
         with processes.LocalExecutor(here, 1) as executor:
             work = executor.fresh(_with_code, run.folder.root, bench, shown, choice)
-            answer, found.refused = executor.outcome(work)
+            answer, found.refused = work.result()
     if answer is not None:
         told, replaced = answer
         found.include(told)

@@ -38,7 +38,7 @@ APART = ("plan.json", "environment.json", "results-key.json", "timings.json", "c
          "claim.json", "audit.json", "judge.toml", "workers.log", ".lock")  # fmt: skip
 """What lies at the top of a run's folder, or of a published one, beside its results and pages."""
 
-NODE = re.compile(r"[0-9a-f]{16}")
+NODE = re.compile(r"[0-9a-f]{16}(-\d+)?")
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` as it is."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, document: object) -> None:
     """Write ``document``; NaN and infinity are refused, for JSON has none."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)

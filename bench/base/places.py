@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 _base: list[Path] = []
+_root: list[Path] = []
 
 
-def start_at(folder: Path | None) -> None:
-    """Let relative paths of this process start at ``folder``; None: where it stands."""
-    _base[:] = [] if folder is None else [folder.absolute()]
+def start_at(folder: Path | None, root: Path | None = None) -> None:
+    """Let relative paths of this process start at ``folder``; None: where it stands.
+
+    ``root``: below which the files of another machine lie, by their whole paths on it: every
+    path is then one of that machine.
+    """
+    _base[:] = [] if folder is None else [folder if root else folder.absolute()]
+    _root[:] = [] if root is None else [root]
 
 
 def base() -> Path:
@@ -23,7 +29,13 @@ def base() -> Path:
 def placed(path: str | Path) -> Path:
     """Return ``path`` as a file that can be opened from wherever this process stands."""
     # Without its "..", which would want folders on the way to exist before the run makes them.
-    return Path(os.path.normpath(base() / path))
+    whole = Path(os.path.normpath(base() / path))
+    return below(_root[0], whole) if _root else whole
+
+
+def below(root: Path, path: Path) -> Path:
+    """Return where the file at the whole ``path`` of another machine lies below ``root``."""
+    return root / path.relative_to(path.anchor)
 
 
 def named(document: Any) -> Iterator[Path]:

@@ -38,6 +38,14 @@ def describe(plan: Plan, device: str) -> Document:
     }
 
 
+def machine(device: str, name: str | None = None) -> Document:
+    """Return what ``describe`` says of the machine that does the work.
+
+    ``name``: the model of its processor or GPU, by default that of this machine's ``device``.
+    """
+    return {"device": name or device_name(device), **accelerator(device)}
+
+
 def accelerator(device: str) -> Document:
     """Return what a result on a GPU depends on beside torch: CUDA, cuDNN, driver; nothing on a CPU.
 
@@ -63,9 +71,12 @@ def _driver() -> str | None:
     return found[0] if found else None
 
 
-def hardware(device: str) -> str:
-    """Return on what results are the same to the last bit: ``cpu``, or the model of the GPU."""
-    return "cpu" if device == "cpu" else f"cuda: {device_name(device)}"
+def hardware(device: str, name: str | None = None) -> str:
+    """Return on what results are the same to the last bit: ``cpu``, or the model of the GPU.
+
+    ``name``: that model, by default of this machine's ``device``.
+    """
+    return "cpu" if device == "cpu" else f"cuda: {name or device_name(device)}"
 
 
 def device_name(device: str) -> str:

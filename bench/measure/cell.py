@@ -32,6 +32,9 @@ from bench.plugins.contracts import SPENT, Attack, AttackContext, Perturbation
 
 NO_TARGET = -1
 
+BLOCK = 500
+"""Sources that are attacked in one call where a cell has more and its attack takes row by row."""
+
 STATUSES = ("misclassified", "attacked", "seen")
 """What a record is about: a source that needs no attack, an attempt, an input seen on the way."""
 
@@ -47,18 +50,25 @@ REPORTED: dict[str, Literal["Int64", "string"]] = {
 class Sources:
     """The images a cell attacks: their index in the test split, inputs and labels, in order.
 
-    ``seed`` chooses random targets, the same for every model.
+    ``seed`` chooses random targets, the same for every model. ``start``: how many sources of the
+    cell come before the first of these, where it is attacked block by block.
     """
 
     ids: Tensor
     x: Tensor
     y: Tensor
     seed: int = 0
+    start: int = 0
 
     def only(self, ids: Tensor) -> Sources:
         """Return those with an index in ``ids``."""
         kept = torch.isin(self.ids, ids.to(self.ids.device))
         return Sources(self.ids[kept], self.x[kept], self.y[kept], self.seed)
+
+    def block(self, number: int) -> Sources:
+        """Return those of one block."""
+        rows = slice(number * BLOCK, (number + 1) * BLOCK)
+        return Sources(self.ids[rows], self.x[rows], self.y[rows], self.seed, rows.start)
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,14 @@ class Attempts:
             torch.cat([self.attacked, ~more]),
             torch.cat([self.seen, more]),
         )
+
+
+def blocks(sources: int, attack: Attack) -> int:
+    """Return into how many blocks a cell of so many ``sources`` falls: 1 where it stays whole.
+
+    The same blocks whoever attacks them: how they are handed out changes no byte.
+    """
+    return -(-sources // BLOCK) if attack.rowwise and sources > BLOCK else 1
 
 
 def attack_sources(
@@ -206,7 +224,7 @@ def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: 
     """
     labels = sources.y
     correct = answer(clean) == labels
-    wanted = _wanted(clean, labels, targets, classes, sources.seed)
+    wanted = _wanted(clean, sources, targets, classes)
     wanted = torch.where(correct[:, None], wanted, torch.zeros_like(wanted))
     wanted[~correct, 0] = True
     source, target = wanted.nonzero(as_tuple=True)
@@ -216,14 +234,16 @@ def choose_attempts(clean: Tensor, sources: Sources, targets: Targets, classes: 
     return Attempts(source, target.masked_fill(~attacked, NO_TARGET), attacked)
 
 
-def _wanted(clean: Tensor, labels: Tensor, targets: Targets, classes: int, seed: int) -> Tensor:
+def _wanted(clean: Tensor, sources: Sources, targets: Targets, classes: int) -> Tensor:
+    labels, start = sources.y, sources.start
     wanted = torch.zeros(len(labels), classes, dtype=torch.bool, device=labels.device)
     rows = torch.arange(len(labels), device=labels.device)
     if targets == "all":
         wanted[:] = True
         wanted[rows, labels] = False
     elif targets == "random":
-        shift = np.random.RandomState(seed).randint(1, classes, size=len(labels))
+        drawn = np.random.RandomState(sources.seed).randint(1, classes, size=start + len(labels))
+        shift = drawn[start:]
         wanted[rows, (labels + torch.from_numpy(shift).to(labels)) % classes] = True
     elif targets == "runner-up":
         others = clean.scatter(1, labels[:, None], -torch.inf)

@@ -37,6 +37,9 @@ class RunOptions:
     memory: float | None = None
     replace: bool = False
     unpickle: bool = False
+    executor: str = "local"
+    address: str = "auto"
+    shards: int | None = None
 
 
 def plan_of(

@@ -60,22 +60,38 @@ def _neighbours(module: str) -> dict[tuple[str, str], str]:
         return {}
     path = Path(str(getattr(loaded, "__file__", "")))
     found: dict[tuple[str, str], str] = {}
+    for file, tree in _imported_files(path).items():
+        if file != path:
+            bare = [_bare(statement) for statement in tree.body if not _is_docstring(statement)]
+            place = file.relative_to(path.parent).as_posix()
+            found["", place] = " ".join(ast.dump(statement) for statement in bare)
+    return found
+
+
+def plugin_files() -> list[Path]:
+    """Return the files of all plugin files that are loaded, and what they import beside them."""
+    paths = [
+        Path(str(module.__file__))
+        for module in list(sys.modules.values())
+        if isinstance(getattr(module, "__loader__", None), PinnedLoader)
+    ]
+    return sorted({file for path in paths for file in _imported_files(path)})
+
+
+def _imported_files(path: Path) -> dict[Path, ast.Module]:
+    """Return a plugin file, and all that it imports from its own folder, with their syntax."""
+    found: dict[Path, ast.Module] = {}
     todo = [(path, "")]
     while todo:
         at, package = todo.pop()
+        if at in found:
+            continue
         try:
-            tree = ast.parse(source_of(str(at)))
+            found[at] = ast.parse(source_of(str(at)))
         except (SyntaxError, ValueError):
-            tree = ast.Module([], [])
-        if at != path:
-            bare = [_bare(statement) for statement in tree.body if not _is_docstring(statement)]
-            place = at.relative_to(path.parent).as_posix()
-            found["", place] = " ".join(ast.dump(statement) for statement in bare)
-        for name in _imports(tree, package):
-            for file, inside in _files(path.parent, name):
-                if file != path and ("", file.relative_to(path.parent).as_posix()) not in found:
-                    found["", file.relative_to(path.parent).as_posix()] = ""
-                    todo.append((file, inside))
+            found[at] = ast.Module([], [])
+        for name in _imports(found[at], package):
+            todo += [item for item in _files(path.parent, name) if item[0] not in found]
     return found
 
 

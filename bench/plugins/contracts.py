@@ -222,6 +222,15 @@ class Attack(ABC):
         """Whether a gradient attack differentiates ``Defense.surrogate``, or the model as it is."""
         return True
 
+    @property
+    def rowwise(self) -> bool:
+        """Whether what becomes of a row depends on that row alone, but for rounding.
+
+        Then a large cell is attacked block by block (``bench.measure.cell.blocks``). False, the
+        default: rows are attacked in one call, for one may learn from another or draw before it.
+        """
+        return False
+
     def unavailable(self) -> str | None:
         """Say why the attack cannot run here (a missing extra, say): its cells are skipped."""
         return None

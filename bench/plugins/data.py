@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,3 +166,36 @@ def _moments(values: Tensor) -> tuple[float, float]:
     levels = Split(torch.arange(256, dtype=torch.uint8), torch.zeros(256)).x.double().numpy()
     mean = float((counts @ levels) / counts.sum())
     return mean, float(np.sqrt((counts @ (levels - mean) ** 2) / counts.sum()))
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def pack(data: Dataset) -> bytes:
+    """Return a data set as one safetensors file: splits as they are stored, facts beside them."""
+    from safetensors.torch import save
+
+    tensors = {}
+    for name in SPLITS:
+        split: Split = getattr(data, name)
+        tensors[f"{name}.stored"], tensors[f"{name}.y"] = split.stored, split.y
+    facts = {"info": asdict(data.info), "fingerprint": data.fingerprint}
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return bytes(save(plain, {"retort": json.dumps(facts)}))
+
+
+def unpack(path: Path) -> Dataset:
+    """Return the data set in a file that holds what ``pack`` returned, mapped into memory."""
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework="pt") as file:
+        facts = json.loads(file.metadata()["retort"])
+        train, validation, test = (
+            Split(file.get_tensor(f"{name}.stored"), file.get_tensor(f"{name}.y"))
+            for name in SPLITS
+        )
+    told: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in facts["info"].items()
+    }
+    return Dataset(DataInfo(**told), train, validation, test, facts["fingerprint"])

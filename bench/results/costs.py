@@ -8,10 +8,9 @@ from bench.base.files import read_json, write_json
 from bench.base.types import DamagedError, Document
 from bench.evidence.folder import RunFolder
 from bench.measure.pace import in_turns
-from bench.plan.graph import FITS, Plan
-from bench.runner.processes import LocalExecutor
+from bench.plan.graph import FITS, Kind, Plan
 from bench.runner.rebuild import Rebuilder
-from bench.runner.task import Settings
+from bench.runner.task import Executor, Settings
 
 FILE = "costs.json"
 
@@ -22,7 +21,7 @@ IMAGES = 1000
 def measure_costs(
     plan: Plan,
     folder: RunFolder,
-    executor: LocalExecutor,
+    executor: Executor,
     weights: Mapping[str, str],
     training: Mapping[str, Document],
 ) -> None:
@@ -36,7 +35,8 @@ def measure_costs(
     before = _before(folder)
     found = before["inference"]
     if found.get("weights") != dict(weights) or found.get("reason") is not None:
-        pace, reason = executor.outcome(executor.fresh(pace_of, list(weights)))
+        read: list[tuple[Kind, str]] = [("fit", fit) for fit in weights]
+        pace, reason = executor.fresh(pace_of, list(weights), reads=read).result()
         found = {"weights": dict(weights), "reason": reason, **(pace or {})}
     known = {**before["training"], **training}
     told = {

@@ -28,7 +28,7 @@ from bench.base.types import (
 from bench.evidence.cells import NOTHING_LEFT, SETTLED, UNSUSPECTED
 from bench.evidence.standing import Standing
 from bench.handed.diagnose import doubt
-from bench.measure.cell import attack_sources
+from bench.measure.cell import attack_sources, blocks
 from bench.measure.probes import probe
 from bench.measure.query import hashes
 from bench.plan.graph import Closes, Node, Plan
@@ -75,6 +75,12 @@ class Keys:
             "cell": self._cell,
         }
         return make[node.kind](node)
+
+    def blocks(self, node: Node, left: tuple[int, ...] | None) -> int:
+        """Return into how many blocks a cell falls, of which so many sources are ``left``."""
+        document = node.document
+        sample = self._sample_document(_count(document["sources"]), document["source_seed"])
+        return blocks(sample["count"] if left is None else len(left), node.attack())
 
     def left(self, node: Node, closes: Closes | None = None) -> tuple[int, ...] | None:
         """Return the sample ids that are left to a closer, None of every other node.
@@ -148,7 +154,7 @@ class Keys:
             "model": self._model(node.needs["model"]),
             "required": self._required(node),
             "attack_source": attack_source(node.document),
-            "harness_source": source_hash(attack_sources),
+            "harness_source": source_hash(attack_sources, blocks),
             "samples": self._sample_document(_count(sources), seed),
             **({} if left is None else {"left": digest(list(left))}),
             **_files(node.plugin()),

@@ -48,11 +48,12 @@ def prepare(
         ).absolute(),
         cache=cache,
         data=DataSettings(data_dir, cache, options.offline),
-        device=choose_device(options.device),
+        device=choose_device(options.device, here=options.executor == "local"),
         plugins=absolute(options.plugin),
         fit_timeout=options.fit_timeout,
         memory=None if options.memory is None else int(options.memory * 2**30),
         base=base,
+        shards=options.shards,
     )
     source = registry.DATASETS.make(Spec(plan.dataset["name"], plan.dataset["params"]))
     with registry.asking(source, "load"):
@@ -143,14 +144,17 @@ def absolute(plugins: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def choose_device(device: str) -> str:
-    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names; raises UserError."""
+def choose_device(device: str, *, here: bool = True) -> str:
+    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` names; raises UserError.
+
+    Where it need not be ``here``, whoever does the work is asked for it.
+    """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = device.partition(":")
     if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
         raise UserError(f"unknown device {device!r}: valid: auto, cpu, cuda, cuda:N")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+    if here and kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device {device!r} was asked for and torch sees {torch.cuda.device_count()} GPUs"
         )

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -15,13 +15,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from bench.base.types import Outcome
-from bench.runner.task import Report, Settings, Task
+from bench.evidence.environment import device_name
+from bench.plan.graph import Kind
+from bench.runner.task import Answer, Report, Settings, Task
 from bench.runner.worker import call, reason_of, run_task, serve
 
 T = TypeVar("T")
-
-Answer = tuple[T | None, str | None]
-"""What was returned, or None and why there is nothing."""
 
 NUMERICAL = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
@@ -39,7 +38,7 @@ POLL = 0.25
 
 
 class LocalExecutor:
-    """A few persistent processes, one task at a time each.
+    """A few persistent processes of this machine, one task at a time each.
 
     ``timeout``: seconds a cell may take, or None; the settings say what a fit may take, and how
     much memory a process. Whatever ends a process ends as a failed report: it neither hangs nor
@@ -56,21 +55,23 @@ class LocalExecutor:
         self._living: set[_Process] = set()
         self._stopped = False
 
+    @property
+    def device(self) -> str:
+        """The model of this machine's processor or GPU."""
+        return device_name(self.settings.device)
+
     def submit(self, task: Task) -> Future[Report]:
-        """Start ``task``; the result is its report, as ``report`` reads it."""
+        """Start ``task``; a time-out or a death is a failed report."""
         return self._threads.submit(self._run, task)
 
-    def fresh(self, work: Callable[..., T], *args: object) -> Future[Answer[T]]:
-        """Call ``work(settings, *args)`` in a process that has done nothing before."""
+    def fresh(
+        self, work: Callable[..., T], *args: object, reads: Sequence[tuple[Kind, str]] = ()
+    ) -> Future[Answer[T]]:
+        """Call ``work(settings, *args)`` in a process that has done nothing before.
+
+        All that it may read (``reads``) lies in the run's folder.
+        """
         return self._threads.submit(self._once, work, *args)
-
-    def outcome(self, future: Future[Answer[T]]) -> Answer[T]:
-        """Return what a call of ``fresh`` returned, or None and why there is nothing."""
-        return future.result()
-
-    def report(self, future: Future[Report]) -> Report:
-        """Return the report of a finished future; a time-out or a death is a failed one."""
-        return future.result()
 
     def _run(self, task: Task) -> Report:
         limit = self.timeout if task.kind == "cell" else self.settings.fit_timeout

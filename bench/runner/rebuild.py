@@ -17,7 +17,7 @@ from bench.measure.probes import Probe, Samples, probe
 from bench.plan.graph import Kind, at_seed
 from bench.plugins import registry
 from bench.plugins.contracts import LEARNT, Defense, LearningAttack
-from bench.plugins.data import Dataset
+from bench.plugins.data import Dataset, unpack
 from bench.runner.state import checksum
 from bench.runner.task import Settings
 from bench.training.fit import build
@@ -82,11 +82,15 @@ class Rebuilder:
         """Return the data set of a document, loaded once, on the device."""
         name = digest(document)
         if name not in self._data:
-            source = registry.DATASETS.make(spec_of(document))
-            data = source.load(self.settings.data).to(self.device)
+            data = self._loaded(document).to(self.device)
             self._checksums[name] = _checksums(data)
             self._data[name] = data
         return self._data[name]
+
+    def _loaded(self, document: Document) -> Dataset:
+        if self.settings.carried is not None:  # from another machine: a run has one data set
+            return unpack(self.settings.carried)
+        return registry.DATASETS.make(spec_of(document)).load(self.settings.data)
 
     def changed(self, test_only: bool = False) -> bool:
         """Return whether a loaded data set is not what it was, and forget one that is not.

@@ -19,11 +19,10 @@ from bench.evidence.cells import Evidence
 from bench.evidence.folder import RunFolder
 from bench.measure.logits import keeps, read
 from bench.measure.query import ask, differs
-from bench.plan.graph import Node, Plan
+from bench.plan.graph import Kind, Node, Plan
 from bench.plugins.code_hash import source_hash
-from bench.runner.processes import Answer, LocalExecutor
 from bench.runner.rebuild import Rebuilder
-from bench.runner.task import Settings
+from bench.runner.task import Answer, Executor, Settings
 from bench.suspicion.bare import ask_bare
 
 SEED = 20
@@ -33,7 +32,7 @@ ROWS = 2000
 """Inputs that a model is asked about, from all its cells alike: at least one of each."""
 
 
-def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor, fresh: bool = False) -> None:
+def recheck(plan: Plan, folder: RunFolder, executor: Executor, fresh: bool = False) -> None:
     """Ask every model of a finished run again, and write what differs to ``rechecks/FIT.json``.
 
     Models that declare themselves stochastic answer otherwise every time, and are left out. What
@@ -53,10 +52,10 @@ def recheck(plan: Plan, folder: RunFolder, executor: LocalExecutor, fresh: bool 
         except (DamagedError, KeyError, TypeError):
             stands = False
         if not stands:
-            waiting[fit.id] = (key, executor.fresh(answers, fit.id, list(cells)))
+            read: list[tuple[Kind, str]] = [("fit", fit.id), *(("cell", cell) for cell in cells)]
+            waiting[fit.id] = (key, executor.fresh(answers, fit.id, list(cells), reads=read))
     for fit_id, (key, future) in waiting.items():
-        asked = executor.outcome(future)
-        differing, reason = asked
+        differing, reason = future.result()
         document = {"key": key, "differing": differing, "reason": reason}
         write_json(folder.recheck(fit_id), document)
 

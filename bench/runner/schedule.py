@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import filelock
 
@@ -17,14 +18,14 @@ from bench.base.text import cut, one_line
 from bench.base.types import DamagedError, Document, Outcome, UnwritableError, UserError
 from bench.evidence.environment import hardware
 from bench.evidence.folder import SCHEMA, RunFolder
+from bench.evidence.parts import join, standing
 from bench.evidence.standing import Standing
 from bench.plan.graph import FITS, Node, Plan
 from bench.plugins import registry
 from bench.plugins.contracts import LEARNT, Defense, LearningAttack
 from bench.plugins.data import Dataset
 from bench.runner.keys import Keys
-from bench.runner.processes import LocalExecutor
-from bench.runner.task import Report, Settings, Task
+from bench.runner.task import Executor, Report, Settings, Task
 from bench.runner.worker import reason_of
 from bench.training.fit import untaught
 
@@ -59,32 +60,42 @@ def execute(
     plan: Plan,
     data: Dataset,
     settings: Settings,
-    executor: LocalExecutor,
+    executor: Executor,
     observer: Observer = no_observer,
     fresh: bool = False,
-    replace: bool = False,
+    renew: bool = False,
 ) -> Progress:
     """Run every node of ``plan`` into ``settings.run``; ``fresh`` reuses nothing of that folder.
 
-    Raises UserError where the folder is in use or cannot be written, and, without ``replace``,
-    where it holds results that this plan would leave out.
+    Raises UserError as ``opened`` does.
     """
     folder = RunFolder(settings.run)
+    with opened(plan, folder, renew):
+        sweep(settings.cache / "fits", STALE)
+        progress = Progress()
+        standing = Standing(folder, data)
+        keys = Keys(data, hardware(settings.device, executor.device), progress.weights, standing)
+        run = _Run(plan, folder, keys, executor, observer, progress, fresh, settings.shards)
+        run.drive()
+    return progress
+
+
+@contextmanager
+def opened(plan: Plan, folder: RunFolder, renew: bool = False) -> Iterator[None]:
+    """Have a results folder for oneself, ready for the evidence of ``plan``.
+
+    Raises UserError where it is in use or cannot be written, and, without ``renew``, where it holds
+    results that this plan would leave out.
+    """
     folder.prepare(plan.matrix.name)
     with _exclusive(folder):
-        if not replace:
+        if not renew:
             _check_kept(plan, folder)
         folder.sweep()
-        sweep(settings.cache / "fits", STALE)
         write_json(
             folder.top("plan.json"), {"schema": SCHEMA, **_base(plan, folder), **plan.document()}
         )
-        progress = Progress()
-        standing = Standing(folder, data)
-        keys = Keys(data, hardware(settings.device), progress.weights, standing)
-        run = _Run(plan, folder, keys, executor, observer, progress, fresh)
-        run.drive()
-    return progress
+        yield
 
 
 def _check_kept(plan: Plan, folder: RunFolder) -> None:
@@ -129,46 +140,78 @@ class _Run:
     plan: Plan
     folder: RunFolder
     keys: Keys
-    executor: LocalExecutor
+    executor: Executor
     observer: Observer
     progress: Progress
     fresh: bool
+    most_shards: int | None = None
 
     def __post_init__(self) -> None:
         self.fits = {node.id: node for node in self.plan.of("fit")}
+        self.shards: dict[str, _Shards] = {}
 
     def drive(self) -> None:
         """Submit nodes as what they need is done, fits first, until none is left."""
         # Fits first: everything else waits for them, and cells for what their attacks learn.
         order = {kind: place for place, kind in enumerate(FITS)}
         waiting = sorted(self.plan.nodes, key=lambda node: order.get(node.kind, len(order)))
-        running: dict[concurrent.futures.Future[Report], Node] = {}
-        while waiting or running:
-            for node in [node for node in waiting if self._ready(node)]:
-                if len(running) >= self.executor.workers:
+        ready: deque[tuple[Node, Task]] = deque()
+        running: dict[concurrent.futures.Future[Report], tuple[Node, Task]] = {}
+        while waiting or ready or running:
+            while len(running) < self.executor.workers:
+                if ready:
+                    node, task = ready.popleft()
+                    running[self.executor.submit(task)] = (node, task)
+                elif found := next(filter(self._ready, waiting), None):
+                    waiting.remove(found)
+                    ready.extend((found, task) for task in self._settle(found))
+                else:
                     break
-                waiting.remove(node)
-                task = self._settle(node)
-                if task is not None:
-                    running[self.executor.submit(task)] = node
             finished, _ = concurrent.futures.wait(
                 running, return_when=concurrent.futures.FIRST_COMPLETED
             )
             for future in finished:
-                self._finish(running.pop(future), self.executor.report(future))
+                self._ended(*running.pop(future), future.result())
+
+    def _ended(self, node: Node, task: Task, report: Report) -> None:
+        """Finish the node of a task, or, where it was split, remember how this shard ended."""
+        if task.blocks is None:
+            self._finish(node, report)
+            return
+        shards = self.shards[node.id]
+        shards.reports.append(report)
+        if len(shards.reports) == shards.count:
+            self._finish(node, shards.joined(self.folder, node.id))
 
     def _ready(self, node: Node) -> bool:
         return all(need in self.progress.outcomes for need in node.after)
 
-    def _settle(self, node: Node) -> Task | None:
-        """Return the task of ``node``, or None where it needs none: reused, skipped, hopeless."""
+    def _settle(self, node: Node) -> Sequence[Task]:
+        """Return the tasks of ``node``, none where it needs none: reused, skipped, hopeless."""
         try:
-            return self._task(node)
+            task = self._task(node)
+            return [] if task is None else self._split(node, task)
         except UserError as error:  # a method of its plugin, a file that is gone
             if isinstance(error, UnwritableError):
                 raise
             self._finish(node, Report(Outcome("failed", reason_of(error))))
-            return None
+            return []
+
+    def _split(self, node: Node, task: Task) -> Sequence[Task]:
+        """Return the shards of a cell that falls into blocks, of those that are not there yet."""
+        blocks = self.keys.blocks(node, task.only) if node.kind == "cell" else 1
+        if blocks == 1:
+            return [task]
+        there = set() if self.fresh else standing(self.folder, node.id, blocks, task.key)
+        todo = [block for block in range(blocks) if block not in there]
+        count = min(len(todo), self.most_shards or len(todo))
+        shards = self.shards[node.id] = _Shards(blocks, count)
+        if not todo:
+            self._finish(node, shards.joined(self.folder, node.id))
+        return [
+            replace(task, blocks=tuple(todo[len(todo) * i // count : len(todo) * (i + 1) // count]))
+            for i in range(count)
+        ]
 
     def _task(self, node: Node) -> Task | None:
         for role, need in node.needs.items():
@@ -247,6 +290,27 @@ class _Run:
         if report.trace:
             self.progress.traces[node.id] = report.trace
         self.observer(node, report, reused)
+
+
+@dataclass
+class _Shards:
+    """A cell that is split: its blocks, how many tasks attack them, how these ended."""
+
+    blocks: int
+    count: int
+    reports: list[Report] = field(default_factory=list)
+
+    def joined(self, folder: RunFolder, cell: str) -> Report:
+        """Make the cell of its blocks, where all are done; else say why one is not."""
+        seconds = sum(report.seconds for report in self.reports)
+        for report in self.reports:
+            if report.outcome.status != "done":
+                return replace(report, seconds=seconds)
+        try:
+            join(folder, cell, self.blocks)
+        except DamagedError as error:
+            return Report(Outcome("failed", reason_of(error)), seconds)
+        return Report(Outcome("done"), seconds)
 
 
 def incompatible(fits: Mapping[str, Node], node: Node, data: Dataset) -> str | None:

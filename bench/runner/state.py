@@ -16,6 +16,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -45,6 +46,32 @@ def checksum(tensors: Iterable[Tensor]) -> int:
         plain = tensor.detach().cpu().contiguous().flatten()
         found = zlib.crc32(plain.view(torch.uint8).numpy().data, found)
     return found
+
+
+class Peak:
+    """What this process holds at most, from when it was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with contextlib.suppress(OSError):  # where the system has no such file, it does not say
+            Path("/proc/self/clear_refs").write_text("5")
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def memory(self) -> int:
+        """Return bytes of memory; 0 where the system does not say."""
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return 0
+
+    def gpu(self) -> float:
+        """Return the share of the GPU's memory."""
+        if self.device.type != "cuda":
+            return 0.0
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        return torch.cuda.max_memory_reserved(self.device) / total
 
 
 class ProcessState:

@@ -43,7 +43,7 @@ from bench.evidence.environment import device_name
 from bench.evidence.folder import RunFolder
 from bench.handed.diagnose import doubt
 from bench.measure.arithmetic import make_exact
-from bench.measure.cell import Subject, attack_sources
+from bench.measure.cell import Sources, Subject, attack_sources
 from bench.measure.query import DRAWS, ContractError
 from bench.measure.watch import Passes
 from bench.plan.graph import FITS
@@ -62,7 +62,7 @@ from bench.plugins.recipes import find_recipe
 from bench.plugins.unpickle import trust
 from bench.runner.keys import attack_fit_source, attack_source, fit_source
 from bench.runner.rebuild import Rebuilder, make_defense
-from bench.runner.state import ProcessState, checksum
+from bench.runner.state import Peak, ProcessState, checksum
 from bench.runner.task import Report, Settings, Task
 from bench.suspicion.average import LEAST_DRAWS, Average
 from bench.suspicion.suspect import suspect
@@ -120,7 +120,7 @@ def _initialise(settings: Settings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends a run, not the terminal
     with writing(settings.run / "workers.log"):
         _redirect(settings.run / "workers.log")
-    start_at(settings.base)
+    start_at(settings.base, settings.root)
     forbid_network(settings.data.offline)
     trust(settings.trusted)
     make_exact()
@@ -211,6 +211,7 @@ class Worker:
     def run(self, task: Task) -> Report:
         """Run one task, and write what it leaves."""
         start = time.perf_counter()
+        peak = Peak(self.models.device)
         self._training = None
         try:
             _check_files(task)
@@ -223,7 +224,9 @@ class Worker:
                 Outcome("failed", reason_of(error)), time.perf_counter() - start, trace=trace
             )
         seconds = time.perf_counter() - start
-        return Report(Outcome("done"), seconds, cached, training=self._training)
+        return Report(
+            Outcome("done"), seconds, cached, None, self._training, peak.memory(), peak.gpu()
+        )
 
     def _with_room(self, task: Task) -> bool:
         """Do a task, and once more with fewer rows at a time where the device has no room for it.
@@ -241,10 +244,7 @@ class Worker:
 
     def _do(self, task: Task) -> bool:
         """Do a task, and return whether what it leaves came out of the cache."""
-        seed = int(digest({"seed": task.document.get("seed", 0), "node": task.id})[:8], 16)
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        _seed(task, task.id)
         self._loaded = []
         if task.kind in FITS:
             return self._fit(task)
@@ -255,25 +255,18 @@ class Worker:
         return False
 
     def _fit(self, task: Task) -> bool:
-        stored = self.settings.cache / "fits" / f"{digest(task.key)}.safetensors"
-        found = _cached_fit(stored, task.key)
+        stored = cached_at(self.settings.cache, task.key)
+        found = cached_fit(stored, task.key)
         cached = found is not None
         if found is None:
             # One process learns, the others wait; the operating system frees a dead one's lock.
             with locked(stored.with_name(f"{stored.name}.lock")):
-                found = _cached_fit(stored, task.key)
+                found = cached_fit(stored, task.key)
                 cached = found is not None
                 if found is None:
                     found = self._learn(task, stored)
-        place(stored, self.folder.weights(task.id, task.kind))
+        keep_fit(self.folder, task, stored, found)
         self._training = found.get("training")
-        document = {
-            "id": task.id,
-            "outcome": asdict(Outcome("done")),
-            "evidence": digest(task.key),
-            **{name: value for name, value in found.items() if name != "training"},
-        }
-        write_json(self.folder.document(task.kind, task.id), document)
         return cached
 
     def _learn(self, task: Task, stored: Path) -> Document:
@@ -299,9 +292,10 @@ class Worker:
         refuse_infinite(module)
         _check_files(task)
         weights = write_tensors(stored, module.state_dict())
-        document = {"weights": weights, "key": task.key, "training": training}
-        if task.kind == "attack-fit":
-            document["queries"] = {"forwards": passes.forwards, "backwards": passes.backwards}
+        queries = {"forwards": passes.forwards, "backwards": passes.backwards}
+        document = cache_document(
+            task, weights, training, queries if task.kind == "attack-fit" else None
+        )
         write_json(stored.with_suffix(".json"), document)
         return document
 
@@ -367,13 +361,23 @@ class Worker:
         write_json(path, {**_node_document(task, files), **told})
 
     def _cell(self, task: Task) -> None:
-        fit_id = task.needs["model"]
-        defense, model = self._load(fit_id)
         data = self._data(self._fit_document(task), task.key)
-        attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
         sources = self.models.sources(task.document, data)
         if task.only is not None:
             sources = sources.only(torch.tensor(task.only, dtype=torch.int64))
+        if task.blocks is None:
+            self._perturb(task, data, sources, task.id)
+            return
+        for block, leaves in zip(task.blocks, task.leaves, strict=True):
+            _seed(task, leaves)  # each as if it were alone
+            self._loaded = []
+            self._perturb(task, data, sources.block(block), leaves)
+
+    def _perturb(self, task: Task, data: Dataset, sources: Sources, leaves: str) -> None:
+        """Attack ``sources`` and write the evidence under the id ``leaves``."""
+        fit_id = task.needs["model"]
+        defense, model = self._load(fit_id)
+        attack = registry.ATTACKS.make(spec_of(task.document["attack"]))
         fitted = self.models.fitted(task.document["requires"], task.document.get(LEARNT))
         context = AttackContext(data.info, attack_seed(task.document), fitted)
         subject = Subject(
@@ -387,13 +391,13 @@ class Worker:
         name = task.document["attack"]["name"]
         self._check_kept(f"attack {name!r} or the model it attacks", "during the attack")
         _check_files(task)
-        path = self.folder.cell(task.id)
+        path = self.folder.cell(leaves)
         files = {
             "inputs": write_tensors(path.with_suffix(".safetensors"), {"x_adv": evidence.x_adv}),
             "records": write_records(path.with_suffix(".parquet"), evidence.records),
         }
         queries = {"forwards": evidence.forwards, "backwards": evidence.backwards}
-        found = {"queries": queries, "differing": evidence.differing}
+        found = {"id": leaves, "queries": queries, "differing": evidence.differing}
         write_json(path, {**_node_document(task, files), **found})
 
     def _load(self, fit_id: str) -> tuple[Defense, nn.Module]:
@@ -436,6 +440,14 @@ class Worker:
     def _fit_document(self, task: Task) -> Document:
         document: Document = read_json(self.folder.model(task.needs["model"]))["key"]["document"]
         return document
+
+
+def _seed(task: Task, what: str) -> None:
+    """Seed every global generator for what a task does."""
+    seed = int(digest({"seed": task.document.get("seed", 0), "node": what})[:8], 16)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _load() -> float | None:
@@ -495,10 +507,42 @@ def _check_files(task: Task) -> None:
         check(placed(path), found)  # as it was when the key was made
 
 
-def _cached_fit(stored: Path, key: Document) -> Document | None:
+def cached_at(cache: Path, key: Document) -> Path:
+    """Return where the cache holds the weights of the fit of ``key``; its document lies beside."""
+    return cache / "fits" / f"{digest(key)}.safetensors"
+
+
+def cached_fit(stored: Path, key: Document) -> Document | None:
+    """Return what lies beside the weights at ``stored``, or None where they are not of ``key``."""
     try:
         document: Document = read_json(stored.with_suffix(".json"))
         check(stored, document["weights"])
     except (DamagedError, KeyError, TypeError):
         return None  # missing, torn or damaged: it is learnt again, never trusted
     return document if document.get("key") == key else None
+
+
+def cache_document(
+    task: Task, weights: str, training: Document | None, queries: Document | None = None
+) -> Document:
+    """Return what lies in the cache beside the weights of a fit, whose SHA-256 is ``weights``.
+
+    ``queries``: of an attack's fit, the rows that it sent through the model.
+    """
+    document = {"weights": weights, "key": task.key, "training": training}
+    return document if queries is None else {**document, "queries": queries}
+
+
+def keep_fit(folder: RunFolder, task: Task, stored: Path, found: Document) -> None:
+    """Put the weights of a fit, as the cache holds them at ``stored``, into a run's folder.
+
+    ``found``: what the cache says of them.
+    """
+    place(stored, folder.weights(task.id, task.kind))
+    document = {
+        "id": task.id,
+        "outcome": asdict(Outcome("done")),
+        "evidence": digest(task.key),
+        **{name: value for name, value in found.items() if name != "training"},
+    }
+    write_json(folder.document(task.kind, task.id), document)

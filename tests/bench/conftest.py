@@ -12,8 +12,9 @@ from typing import Any, Self, TypeVar
 import pytest
 from typer.testing import CliRunner, Result
 
+from bench.evidence.environment import device_name
 from bench.measure.arithmetic import exact
-from bench.runner.task import Report, Settings, Task
+from bench.runner.task import Answer, Report, Settings, Task
 from bench.runner.worker import Worker, reason_of
 
 T = TypeVar("T")
@@ -81,26 +82,22 @@ class InProcess:
     def __init__(self, settings: Settings, workers: int, timeout: float | None = None) -> None:
         self.settings = settings
         self.worker = Worker(settings)
+        self.device = device_name(settings.device)
 
     def submit(self, task: Task) -> concurrent.futures.Future[Report]:
         future: concurrent.futures.Future[Report] = concurrent.futures.Future()
         future.set_result(self.worker.run(task))
         return future
 
-    def report(self, future: concurrent.futures.Future[Report]) -> Report:
-        return future.result()
-
-    def fresh(self, work: Callable[..., T], *args: object) -> concurrent.futures.Future[T]:
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+    def fresh(
+        self, work: Callable[..., T], *args: object, reads: object = ()
+    ) -> concurrent.futures.Future[Answer[T]]:
+        future: concurrent.futures.Future[Answer[T]] = concurrent.futures.Future()
         try:
-            future.set_result(work(self.settings, *args))
+            future.set_result((work(self.settings, *args), None))
         except Exception as error:  # noqa: BLE001 (as the pool does)
-            future.set_exception(error)
+            future.set_result((None, reason_of(error)))
         return future
-
-    def outcome(self, future: concurrent.futures.Future[T]) -> tuple[T | None, str | None]:
-        error = future.exception()
-        return (future.result(), None) if error is None else (None, reason_of(error))
 
     def __enter__(self) -> Self:
         return self

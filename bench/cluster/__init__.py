@@ -1,0 +1,1 @@
+"""Tasks carried out on other machines, which share nothing with this one."""
