@@ -7,12 +7,16 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+import torch
 
 from bench.base.types import Outcome
 from bench.evidence.environment import device_name
@@ -49,6 +53,7 @@ class LocalExecutor:
         self.settings = settings
         self.workers = workers
         self.timeout = timeout
+        self._devices = devices(settings.device)
         self._threads = ThreadPoolExecutor(workers)
         self._lock = threading.Lock()
         self._idle: list[_Process] = []
@@ -79,15 +84,20 @@ class LocalExecutor:
         return Report(Outcome("failed", reason)) if report is None else report
 
     def _once(self, work: Callable[..., Any], *args: object) -> tuple[Any, str | None]:
-        return self._ask(self.timeout, True, call, work, self.settings, *args)
+        return self._ask(self.timeout, True, work, *args)
 
     def _ask(
         self, limit: float | None, once: bool, work: Callable[..., Any], *args: object
     ) -> tuple[Any, str | None]:
-        """Return what ``work(*args)`` returned in a process, or None and why there is nothing."""
+        """Return what ``work(*args)`` returned in a process, or None and why there is nothing.
+
+        ``once``: in one that has done nothing before, whose settings come before ``args``.
+        """
         process = None
         try:
             process = self._take(once)
+            if once:
+                work, args = call, (work, process.settings, *args)
             value, reason, stays = process.ask(work, args, limit)
         except _EndedError as error:
             value, reason, stays = None, str(error), False
@@ -106,8 +116,10 @@ class LocalExecutor:
                 raise _EndedError("the run was interrupted")
             if self._idle and not once:
                 return self._idle.pop()
-        process = _Process(self.settings, alone=once)
         with self._lock:
+            taken = Counter(process.settings.device for process in self._living)
+            free = min(self._devices, key=lambda device: taken[device])
+            process = _Process(replace(self.settings, device=free), alone=once)
             self._living.add(process)
         if self._stopped:
             process.end()
@@ -145,6 +157,7 @@ class _Process:
         # Read by the numerical libraries as a worker loads them; left set, for a worker that dies
         # is replaced later.
         os.environ.update(NUMERICAL)
+        self.settings = settings
         context = _context(settings.device_class)
         ours, theirs = context.Pipe()
         self._connection: Connection = ours
@@ -232,10 +245,21 @@ def _context(device: str) -> Any:
     return context
 
 
+def devices(device: str) -> list[str]:
+    """Return where processes of a run on ``device`` compute: on ``cuda`` every GPU of the machine.
+
+    Those of one model, which is the first one's: on another one results differ in the last bit.
+    """
+    if device != "cuda":
+        return [device]
+    every = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [one for one in every if device_name(one) == device_name(every[0])] or [device]
+
+
 def default_workers(device: str) -> int:
-    """Return one worker a core that this process may use; one on a GPU."""
+    """Return one worker a core that this process may use; one a GPU."""
     if device != "cpu":
-        return 1
+        return len(devices(device))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -9,8 +9,10 @@ import torch
 import bench
 from bench.evidence import environment
 from bench.evidence.environment import accelerator, hardware
-from bench.runner import worker
+from bench.plugins.contracts import DataSettings
+from bench.runner import processes, worker
 from bench.runner.state import ProcessState
+from bench.runner.task import Settings
 
 MATRIX = """
 name = "room"
@@ -117,3 +119,28 @@ def test_the_surrogate_stands_where_its_model_does() -> None:
 
     model = torch.nn.Linear(2, 2).to("meta")
     assert worker.attacked(Far(), model).own.device.type == "meta"
+
+
+def test_a_run_on_cuda_takes_every_gpu_of_the_first_ones_model_and_each_process_keeps_its_own(
+    monkeypatch, tmp_path
+) -> None:
+    names = {"cuda:0": "A", "cuda:1": "A", "cuda:2": "B", "cuda:3": "A"}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    assert processes.devices("cuda") == ["cuda:0", "cuda:1", "cuda:3"]
+    assert processes.default_workers("cuda") == 3
+    assert processes.devices("cuda:2") == ["cuda:2"]
+    assert processes.devices("cpu") == ["cpu"]
+    monkeypatch.setattr(processes, "_Process", lambda settings, alone: Standing(settings))
+    executor = processes.LocalExecutor(Settings(tmp_path, tmp_path, DataSettings(), "cuda"), 4)
+    first = [executor._take(once=False) for _ in range(4)]
+    assert [one.settings.device for one in first] == ["cuda:0", "cuda:1", "cuda:3", "cuda:0"]
+    executor._living.discard(first[1])  # it died: what takes its place stands where it stood
+    assert executor._take(once=True).settings.device == "cuda:1"
+
+
+class Standing:
+    """A process that nobody starts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
