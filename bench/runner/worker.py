@@ -244,7 +244,7 @@ class Worker:
 
     def _do(self, task: Task) -> bool:
         """Do a task, and return whether what it leaves came out of the cache."""
-        _seed(task, task.id)
+        seed_for(task.document, task.id)
         self._loaded = []
         if task.kind in FITS:
             return self._fit(task)
@@ -369,7 +369,7 @@ class Worker:
             self._perturb(task, data, sources, task.id)
             return
         for block, leaves in zip(task.blocks, task.leaves, strict=True):
-            _seed(task, leaves)  # each as if it were alone
+            seed_for(task.document, leaves)  # each as if it were alone
             self._loaded = []
             self._perturb(task, data, sources.block(block), leaves)
 
@@ -442,9 +442,9 @@ class Worker:
         return document
 
 
-def _seed(task: Task, what: str) -> None:
-    """Seed every global generator for what a task does."""
-    seed = int(digest({"seed": task.document.get("seed", 0), "node": what})[:8], 16)
+def seed_for(document: Document, what: str) -> None:
+    """Seed every global generator for what is done with a node's ``document``, by its id."""
+    seed = int(digest({"seed": document.get("seed", 0), "node": what})[:8], 16)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -400,6 +400,53 @@ def test_a_stochastic_model_is_judged_by_its_interval(copy, small, command) -> N
     assert "success_rate of a stochastic model" in done.output
 
 
+MOODY = '''
+"""A defense that draws once for all rows it is asked about together."""
+from dataclasses import dataclass
+
+import torch
+
+import bench
+
+
+class Moody(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x) * (1.0 if self.training or torch.rand(()) < 0.7 else -1.0)
+
+
+@bench.defense("moody")
+@dataclass(frozen=True)
+class OneDraw(bench.Defense):
+    """Declared stochastic, and so it is, a batch at a time."""
+
+    stochastic = True
+
+    def build(self, context):
+        return Moody(context.network())
+
+    def fit(self, model, train, context):
+        context.train(model, train.x, train.y)
+'''
+
+
+def test_a_model_that_draws_once_a_batch_is_no_forgery(tmp_path, small, command) -> None:
+    matrix, plugin = tmp_path / "moody.toml", tmp_path / "moody.py"
+    matrix.write_text(
+        'name = "moody"\nrecipe = "smoke"\nsources = 30\n[[defense]]\nname = "moody"\n'
+        '[[attack]]\nname = "fgsm"\neps = 0.2\n'
+    )
+    plugin.write_text(MOODY)
+    where = ("--plugin", plugin, "--cache-dir", small / "cache", "--offline")
+    run = tmp_path / "run"
+    assert command("run", "--matrix", matrix, "--out", run, *where).exit_code == 0
+    done = command("verify", run, *where)
+    assert done.exit_code == 0, done.output
+
+
 def table(**columns: object) -> pd.DataFrame:
     return pd.DataFrame({"sample_id": [1, 2], **columns})
 
