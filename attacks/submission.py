@@ -55,11 +55,6 @@ class Submission(Attack):
         """Name the file of inputs."""
         return (Path(self.inputs),)
 
-    @property
-    def rowwise(self) -> bool:
-        """Each row is looked up by itself."""
-        return True
-
     def threat(self, shape: tuple[int, ...]) -> ThreatModel:
         """Return the threat model that was given."""
         return ThreatModel(

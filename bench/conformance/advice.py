@@ -69,6 +69,10 @@ ADVICE = {
     "same output": (
         "draw from context.generator(x.device), or from the global generators: the run seeds all"
     ),
+    "row by row": (
+        "leave rowwise at False, or let nothing of a row depend on the other rows: draw from "
+        "streams of its own"
+    ),
     "a single row": "handle a batch of one",
     "side effects": (
         "work on x.clone(), take gradients with torch.autograd.grad, and leave the model's "

@@ -184,7 +184,7 @@ def _row_by_row(trial: _Trial, whole: Evidence) -> str | None:
     alone = trial.evidence(last=True)
     attempts = (whole.records["status"] != "seen").to_numpy()
     rows = np.isin(whole.records["sample_id"], some.numpy()) & attempts
-    kept = (alone.records["status"] != "seen").to_numpy()
+    kept = (alone.records["status"] != "seen").to_numpy(copy=True)
     first, second = whole.x_adv[rows], alone.x_adv[kept]
     if first.shape == second.shape:
         apart = (first - second).flatten(1).abs().amax(dim=1) > ROUNDING

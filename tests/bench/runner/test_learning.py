@@ -177,7 +177,7 @@ def test_a_fit_of_an_attack_is_keyed_by_its_model_and_a_cell_by_both() -> None:
     assert [made.of(n) for n in alone.of("fit")] == [key[n.id] for n in found.of("fit")]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the plugin, two matrices, a cache, and the finished run ``run``."""
     folder = tmp_path_factory.mktemp("learning")

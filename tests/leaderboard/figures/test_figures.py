@@ -158,6 +158,7 @@ def test_publish_makes_the_pages_and_copies_the_figures(tmp_path: Path) -> None:
         write_json(run / name, document)
     write_json(run / "environment.json", environment)
     write_json(run / "timings.json", {})
+    write_json(run / "costs.json", {"inference": {"reason": None}, "training": {}})
     (run / "figures").mkdir()
     for name in ("success.png", "success.pdf", "notes.txt"):
         (run / "figures" / name).write_bytes(b"x")
@@ -165,3 +166,5 @@ def test_publish_makes_the_pages_and_copies_the_figures(tmp_path: Path) -> None:
     assert {path.name for path in (target / "figures").iterdir()} == {"success.png", "success.pdf"}
     assert "## The autopsy" in (target / "distillation.md").read_text()
     assert (target / "cost.md").exists()
+    (run / "costs.json").unlink()  # of a run from before models were timed in turns
+    assert not (publish(run, tmp_path / "published") / "cost.md").exists()
