@@ -128,11 +128,15 @@ def _gradients(
         columns["jacobian"] = _chunked(lambda m, x, _: jacobian(m, x), model, few)
         loss = _chunked(_cross_entropy, model, sources)
         columns["cross_entropy_zero"] = ~loss.any(dim=1)
+    except torch.OutOfMemoryError:
+        raise  # the device's, not the model's: it is asked again with fewer rows
     except Exception as error:  # noqa: BLE001 (other people's code: the reason is kept and shown)
         errors["gradients"] = f"{type(error).__name__}: {error}"
         return columns
     try:
         exact = _chunked(_log_odds, View(model, torch.float64), sources)
+    except torch.OutOfMemoryError:
+        raise  # the device's, not the model's: it is asked again with fewer rows
     except Exception as error:  # noqa: BLE001 (a model may hold constants of one dtype)
         # What casts inside is held against the same gradient in its own precision.
         errors["float64"] = f"{type(error).__name__}: {error}"

@@ -85,6 +85,8 @@ def consistency(
     for way, ask in _ways(model, x, fresh, seed):
         try:
             answer = ask().to(first.device)
+        except torch.OutOfMemoryError:
+            raise  # the device's, not the model's: it is asked again with fewer rows
         except Exception as error:  # noqa: BLE001 (other people's code: the reason is kept)
             refused[way] = f"{type(error).__name__}: {error}"
             continue

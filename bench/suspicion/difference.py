@@ -154,6 +154,8 @@ def agreement(
     parts, reason = [], None
     try:
         parts.append(probe.measure(copy.deepcopy(model).double(), x.double(), [FINEST]))
+    except torch.OutOfMemoryError:
+        raise  # the device's, not the model's: it is asked again with fewer rows
     except Exception as error:  # noqa: BLE001 (a model may hold constants of one dtype)
         reason = f"{type(error).__name__}: {error}"
     parts.append(probe.measure(model, x, steps))
@@ -283,6 +285,8 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[Tenso
     for rows, labels in zip(torch.split(x, size), torch.split(y, size), strict=True):
         try:
             found = [_pull(model, rows, labels, seed)]
+        except torch.OutOfMemoryError:
+            raise  # the device's, not the model's: it is asked again with fewer rows
         except Exception:  # noqa: BLE001 (other people's code: what cannot be had counts as broken)
             pairs = zip(torch.split(rows, 1), torch.split(labels, 1), strict=True)
             found = [_pull_or_nan(model, row, label, seed) for row, label in pairs]
@@ -296,6 +300,8 @@ def _gradients(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[Tenso
 def _pull_or_nan(model: nn.Module, x: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     try:
         return _pull(model, x, y, seed)
+    except torch.OutOfMemoryError:
+        raise  # the device's, not the model's: it is asked again with fewer rows
     except Exception:  # noqa: BLE001 (as above)
         lost = x.new_full((2, 1, math.prod(x.shape[1:])), torch.nan, dtype=torch.float64)
         return _ask(model, x), lost

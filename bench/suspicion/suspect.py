@@ -81,6 +81,8 @@ def suspect(
     try:
         points = base_points(subject, x, y, eps, seed=seed)
         gravest, where = _gradient(subject, points, y, eps, seed)
+    except torch.OutOfMemoryError:
+        raise  # the device's, not the model's: it is asked again with fewer rows
     except Exception as error:  # noqa: BLE001 (other people's code: the reason is kept and shown)
         errors["gradient-mismatch"] = f"{type(error).__name__}: {error}"
     asked = torch.cat(list(points.values())) if len(x) else x
@@ -130,6 +132,8 @@ def _answers(
     names = {"stochastic": "stochastic", "stateful": "stateful", "batch-dependent": ""}
     try:
         found = consistency(model, x, anew, seed=seed)
+    except torch.OutOfMemoryError:
+        raise  # the device's, not the model's: it is asked again with fewer rows
     except Exception as error:  # noqa: BLE001 (a model may refuse to be asked in these ways)
         errors["answers"] = f"{type(error).__name__}: {error}"
         return {"stochastic": 0.0, "stateful": 0.0, "batch_dependent": 0.0}
