@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.base.rows import Results
@@ -32,9 +32,11 @@ FINDINGS: tuple[Callable[[Results], Finding | None], ...] = (
     linear,
     networks,
     fooling,
-    learned,
 )
 """In the order of the page; each is None where the run has nothing to say about it."""
+
+ALONE: tuple[Callable[[Results], Finding | None], ...] = (museum, learned)
+"""What a run is made for: beside it the logits of its networks are no finding."""
 
 DRAWINGS: tuple[Callable[[Results, Material], dict[str, Figure]], ...] = (
     draw_logits,
@@ -51,10 +53,7 @@ def findings(results: Results, environment: dict[str, Any], drawn: Collection[st
 
     ``drawn``: the names of the figures that are there.
     """
-    # A museum is about its exhibits, and their logits are no finding beside them.
-    shown = museum(results)
-    found = [finding for of in FINDINGS if (finding := of(results)) is not None]
-    found = found if shown is None else [shown]
+    found = _made(ALONE, results) or _made(FINDINGS, results)
     missing = [row for row in results.cells if row["status"] != "done" and not waived(row)]
     return page(
         "findings.md.j2",
@@ -68,6 +67,10 @@ def findings(results: Results, environment: dict[str, Any], drawn: Collection[st
 
 def draw_findings(results: Results, material: Material) -> dict[str, Figure]:
     """Return every figure of the findings, by name."""
-    shown = draw_museum(results, material)
-    every = (figure for draw in DRAWINGS for figure in draw(results, material).items())
-    return shown or dict(every)
+    if _made(ALONE, results):
+        return draw_museum(results, material)
+    return dict(figure for draw in DRAWINGS for figure in draw(results, material).items())
+
+
+def _made(of: Sequence[Callable[[Results], Finding | None]], results: Results) -> list[Finding]:
+    return [finding for make in of if (finding := make(results)) is not None]
