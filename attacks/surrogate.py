@@ -11,19 +11,19 @@ Swami 2017, arXiv 1602.02697).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from attacks.kit.around import AroundAttack, inner_attack
 from attacks.kit.ball import check_counts
 from attacks.kit.model import chunks
-from bench.base.types import Access, Spec, Targets, ThreatModel, UserError
+from bench.base.types import Access, Spec, ThreatModel, UserError
 from bench.plugins import parameter, registry
-from bench.plugins.contracts import Attack, AttackContext, Defense, Perturbation
+from bench.plugins.contracts import AttackContext, Defense, Perturbation
 from bench.plugins.parameter import NameOrTable
 from bench.plugins.recipes import Recipe
 from bench.training.loop import train as learn
@@ -50,7 +50,7 @@ SPREAD = 3.0
 
 
 @dataclass(frozen=True)
-class Surrogate(Attack):
+class Surrogate(AroundAttack):
     """Ask the model, and follow the gradient of what resembles it.
 
     ``gradient``: of the ``neighbourhood``, the mean answer of the model itself at ``draws`` points
@@ -71,7 +71,6 @@ class Surrogate(Attack):
     sigma: float = 0.1
     attack: NameOrTable = field(default_factory=lambda: {"name": DEFAULT}, hash=False)
     source: NameOrTable = field(default=STARTS_AS, hash=False)
-    inner: Attack = field(init=False, repr=False, compare=False)
 
     @classmethod
     def from_params(
@@ -90,8 +89,8 @@ class Surrogate(Attack):
             raise ValueError(f"sigma must be in (0, 1], got {self.sigma!r}")
         _, start = parameter.resolve(registry.DEFENSES, "source", self.source, STARTS_AS)
         object.__setattr__(self, "source", start)
-        inner, table = parameter.resolve(registry.ATTACKS, "attack", self.attack, DEFAULT)
-        if inner.access != "gradients" or inner.requires():
+        inner, table = inner_attack(self.attack, DEFAULT)
+        if inner.access != "gradients":
             raise ValueError(f"it needs an attack that follows gradients, got {table['name']!r}")
         object.__setattr__(self, "attack", table)
         object.__setattr__(self, "inner", inner)
@@ -101,43 +100,12 @@ class Surrogate(Attack):
         """The model's answers, and the gradient that it offers or none."""
         return "gradients" if self.gradient == "neighbourhood" else "scores"
 
-    @property
-    def targets(self) -> Targets:
-        """The inner attack's."""
-        return self.inner.targets
-
-    @property
-    def targeted(self) -> bool:
-        """The inner attack's."""
-        return self.inner.targeted
-
-    @property
-    def confidence(self) -> float | None:
-        """The inner attack's."""
-        return self.inner.confidence
-
-    def unavailable(self) -> str | None:
-        """Say why the inner attack cannot run here."""
-        return self.inner.unavailable()
-
-    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
-        """Return the inner attack's threat model."""
-        return self.inner.threat(shape)
-
     def requires(self) -> Mapping[str, Defense | Spec]:
         """Name the network that a student is made of, a fit that the plan shares."""
         if self.gradient == "neighbourhood":
             return {}
         assert isinstance(self.source, Mapping)
         return {"student": parameter.as_spec(self.source)}
-
-    def files(self) -> Sequence[Path]:
-        """Name the files that the inner attack reads."""
-        return self.inner.files()
-
-    def code(self) -> Sequence[Callable[..., Any]]:
-        """Name the inner attack: its source is part of the cell's identity."""
-        return (type(self.inner), *self.inner.code())
 
     def perturb(
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext

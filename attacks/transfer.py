@@ -6,23 +6,23 @@ first by Szegedy et al. 2014, arXiv 1312.6199, section 4.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from bench.base.types import Access, Spec, Targets, ThreatModel, UserError
+from attacks.kit.around import AroundAttack, inner_attack
+from bench.base.types import Access, Spec, UserError
 from bench.plugins import parameter, registry
-from bench.plugins.contracts import Attack, AttackContext, Defense, Perturbation
+from bench.plugins.contracts import AttackContext, Defense, Perturbation
 
 DEFAULTS = {"source": "undefended", "attack": "pgd"}
 """The two tables, and what each holds unless told otherwise."""
 
 
 @dataclass(frozen=True)
-class Transfer(Attack):
+class Transfer(AroundAttack):
     """Craft on ``source``, a defense fitted by the same run, and hand the result to the model.
 
     ``source``: the defense, its name or a table with its name and parameters. ``attack``: what is
@@ -41,7 +41,6 @@ class Transfer(Attack):
 
     source: Mapping[str, Any] = field(default_factory=lambda: _default("source"), hash=False)
     attack: Mapping[str, Any] = field(default_factory=lambda: _default("attack"), hash=False)
-    inner: Attack = field(init=False, repr=False, compare=False)
 
     @classmethod
     def from_params(cls, **params: Any) -> Transfer:
@@ -54,12 +53,7 @@ class Transfer(Attack):
     def __post_init__(self) -> None:
         _, source = parameter.resolve(registry.DEFENSES, "source", self.source, DEFAULTS["source"])
         climbing = _climbing_on(_table("attack", self.attack))
-        inner, attack = parameter.resolve(registry.ATTACKS, "attack", climbing, DEFAULTS["attack"])
-        if inner.access == "transfer" or inner.requires():
-            raise ValueError(
-                f"it needs an attack that looks at its source itself, "
-                f"got {attack['name']!r}, which takes its inputs from elsewhere"
-            )
+        inner, attack = inner_attack(climbing, DEFAULTS["attack"])
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "attack", attack)
         object.__setattr__(self, "inner", inner)
@@ -70,44 +64,13 @@ class Transfer(Attack):
         return "transfer"
 
     @property
-    def targets(self) -> Targets:
-        """The inner attack's."""
-        return self.inner.targets
-
-    @property
-    def targeted(self) -> bool:
-        """The inner attack's."""
-        return self.inner.targeted
-
-    @property
-    def confidence(self) -> float | None:
-        """The inner attack's."""
-        return self.inner.confidence
-
-    def unavailable(self) -> str | None:
-        """Say why the inner attack cannot run here."""
-        return self.inner.unavailable()
-
-    @property
     def rowwise(self) -> bool:
         """As the inner attack."""
         return self.inner.rowwise
 
-    def threat(self, shape: tuple[int, ...]) -> ThreatModel:
-        """Return the inner attack's threat model."""
-        return self.inner.threat(shape)
-
     def requires(self) -> Mapping[str, Defense | Spec]:
         """Name the source, a fit that the plan shares."""
         return {"source": parameter.as_spec(self.source)}
-
-    def files(self) -> Sequence[Path]:
-        """Name the files that the inner attack reads."""
-        return self.inner.files()
-
-    def code(self) -> Sequence[Callable[..., Any]]:
-        """Name the inner attack: its source is part of the cell's identity."""
-        return (type(self.inner), *self.inner.code())
 
     def perturb(
         self, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None, context: AttackContext

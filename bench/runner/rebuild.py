@@ -50,6 +50,12 @@ class Rebuilder:
         module.load_state_dict(weights)
         return module.eval().requires_grad_(False)
 
+    def document(self, role: str, fit_id: str) -> Document:
+        """Return the plan's document of a fit that a node needs in this role."""
+        kind: Kind = "attack-fit" if role == LEARNT else "fit"
+        document: Document = read_json(self.folder.document(kind, fit_id))["key"]["document"]
+        return document
+
     def _stored(self, kind: Kind, fit_id: str) -> tuple[Document, Mapping[str, torch.Tensor]]:
         """Return the plan's document of a fit, and its weights."""
         document = read_json(self.folder.document(kind, fit_id))
@@ -60,8 +66,7 @@ class Rebuilder:
         """Return the facts of a fit's data set, which is loaded only where none are set."""
         if self.settings.info is not None:
             return self.settings.info
-        document = read_json(self.folder.model(fit_id))["key"]["document"]
-        return self.data(document["dataset"]).info
+        return self.data(self.document("model", fit_id)["dataset"]).info
 
     def fitted(
         self, needs: Mapping[str, str], learnt: str | None = None

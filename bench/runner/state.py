@@ -90,7 +90,11 @@ class ProcessState:
     def changes(self) -> list[str]:
         """Return what differs now, in words; empty where nothing does."""
         now = settings()
-        found = [name for name, value in self._settings.items() if now[name] != value]
+        found = [
+            _differing(name, value, now[name])
+            for name, value in self._settings.items()
+            if now[name] != value
+        ]
         found += self.patched()
         loaded, before = _modules(), self._modules
         changed = sorted(name for name in loaded if loaded[name] != before.get(name))
@@ -99,6 +103,14 @@ class ProcessState:
     def patched(self) -> list[str]:
         """Return which functions and classes are other objects now: those of a module, a class."""
         return sorted({what for what, *names in self._names if not _same(*names)})
+
+
+def _differing(name: str, before: Any, now: Any) -> str:
+    """Return ``name``, and of a mapping with names the entries that differ."""
+    if not isinstance(before, Mapping) or not all(isinstance(key, str) for key in before):
+        return name
+    entries = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    return f"{name} ({', '.join(entries)})"
 
 
 def settings() -> dict[str, Any]:

@@ -74,6 +74,12 @@ T = TypeVar("T")
 LESS = 8
 """Of how many rows one is asked at a time, once a device had no room for all of them."""
 
+IMPORTED = {"KMP_DUPLICATE_LIB_OK": "True", "KMP_INIT_AT_FORK": "FALSE"}
+"""What scikit-learn puts into the environment as it is imported, by ART in its first cell for one.
+
+No plugin is to be blamed for it, and no process replaced.
+"""
+
 
 def serve(connection: Connection, settings: Settings, environment: Mapping[str, str]) -> None:
     """Make this process a worker, and answer what ``connection`` asks until its other end closes.
@@ -125,6 +131,7 @@ def _initialise(settings: Settings) -> None:
     trust(settings.trusted)
     make_exact()
     torch.set_num_threads(1)
+    os.environ.update({name: os.environ.get(name, value) for name, value in IMPORTED.items()})
     _use_optimizers()
     doors.load_plugins(settings.plugins)
     if settings.sealed:
@@ -153,11 +160,14 @@ def _attempt(
 
 
 def _named(task: Task) -> None:
-    """Import what a task's parameters name, so that it is known before it has run."""
+    """Import what the parameters of a task and of its fits name: known before it has run."""
+    assert _worker is not None, "this process is no worker"
     with contextlib.suppress(Exception):  # the task itself says what is wrong
-        for kind, registries in (("defense", registry.DEFENSES), ("attack", registry.ATTACKS)):
-            if kind in task.document:
-                registries.make(spec_of(task.document[kind])).code()
+        fits = [_worker.models.document(role, fit) for role, fit in task.needs.items()]
+        for document in (task.document, *fits):
+            for kind, registries in (("defense", registry.DEFENSES), ("attack", registry.ATTACKS)):
+                if kind in document:
+                    registries.make(spec_of(document[kind])).code()
 
 
 def _stays(state: ProcessState, args: tuple[Any, ...]) -> bool:
@@ -273,7 +283,11 @@ class Worker:
         """Fit a defense or an attack, and return what the cache says of it beside its weights."""
         what = "defense" if task.kind == "fit" else "attack"
         who = f"{what} {task.document[what]['name']!r}"
-        shared = task.document if task.kind == "fit" else self._fit_document(task)
+        shared = (
+            task.document
+            if task.kind == "fit"
+            else self.models.document("model", task.needs["model"])
+        )
         self.models.changed()  # by whatever: if so, it is loaded anew
         data, passes = self._data(shared, task.key), Passes()
         work = self._defense(task, data) if task.kind == "fit" else self._attack(task, data, passes)
@@ -325,7 +339,7 @@ class Worker:
             attack,
             subject,
             data,
-            find_recipe(self._fit_document(task)["recipe"]["name"]),
+            find_recipe(self.models.document("model", task.needs["model"])["recipe"]["name"]),
             derive_seed(document["seed"], document["attack"]["name"]),
             self.models.fitted(document["requires"]),
             registry.ATTACKS.make,
@@ -340,7 +354,7 @@ class Worker:
     def _probe(self, task: Task) -> None:
         fit_id = task.needs["model"]
         defense, model = self._load(fit_id)
-        data = self._data(self._fit_document(task), task.key)
+        data = self._data(self.models.document("model", task.needs["model"]), task.key)
         sources = self.models.sources(task.document, data)
         suspicion = suspect(
             lambda: self._load(fit_id)[1],
@@ -361,7 +375,7 @@ class Worker:
         write_json(path, {**_node_document(task, files), **told})
 
     def _cell(self, task: Task) -> None:
-        data = self._data(self._fit_document(task), task.key)
+        data = self._data(self.models.document("model", task.needs["model"]), task.key)
         sources = self.models.sources(task.document, data)
         if task.only is not None:
             sources = sources.only(torch.tensor(task.only, dtype=torch.int64))
@@ -418,7 +432,7 @@ class Worker:
         if task.kind == "fit":
             what, kept = "defense", task.key["source"] == fit_source(task.document)
         else:
-            document = self._fit_document(task)
+            document = self.models.document("model", task.needs["model"])
             what, kept = "defense", task.key["model"]["source"] == fit_source(document)
         if kept and task.kind == "attack-fit":
             what, kept = "attack", task.key["source"] == attack_fit_source(task.document)
@@ -436,10 +450,6 @@ class Worker:
     def _check_weights(self, who: str, when: str) -> None:
         if any(_weights_of(model) != before for model, before in self._loaded):
             raise ContractError(f"{who} changes the weights or buffers of the model {when}")
-
-    def _fit_document(self, task: Task) -> Document:
-        document: Document = read_json(self.folder.model(task.needs["model"]))["key"]["document"]
-        return document
 
 
 def seed_for(document: Document, what: str) -> None:

@@ -130,7 +130,8 @@ def test_goal_threat_and_access_are_told() -> None:
     ("params", "match"),
     [
         ({"attack": "square"}, "follows gradients"),
-        ({"attack": "transfer"}, "follows gradients"),
+        ({"attack": "transfer"}, "which needs other models"),
+        ({"attack": "patch"}, "which learns before it attacks"),
         ({"gradient": "twin"}, "gradient must be"),
         ({"sigma": 0.0}, "sigma"),
         ({"draws": 0}, "draws"),

@@ -141,7 +141,8 @@ def test_the_source_is_planned_and_keyed_with_the_code_of_the_inner_attack() -> 
         ),
         ({"source": 3}, 'must be a name or a table with a name, as in source = { name = "unde.*3'),
         ({"attack": {"eps": 0.1}}, 'as in attack = { name = "pgd" }, got {'),
-        ({"attack": "transfer"}, "needs an attack that looks at its source itself, got 'transfer'"),
+        ({"attack": "transfer"}, "needs an attack that looks at its model itself, got 'transfer'"),
+        ({"attack": "advgan"}, "got 'advgan', which learns before it attacks"),
     ],
 )
 def test_mistakes_are_named(params: dict[str, Any], message: str) -> None:

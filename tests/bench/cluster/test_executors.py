@@ -123,6 +123,10 @@ def test_what_plugins_read_travels_with_the_task(
     assert evidence(tmp_path / "here-run") == evidence(tmp_path / "there-run")
     log = (tmp_path / "there-run" / "workers.log").read_text()
     assert f"/files{tmp_path}/own.py" in log  # the copy that travelled, not the file that lies here
+    # Nor does it cost a process: neither the network's file, which a cell imports first, nor
+    # scikit-learn, which ART imports there and the data set here.
+    for name in ("here", "there"):
+        assert "left other" not in (tmp_path / f"{name}-run" / "workers.log").read_text()
 
 
 @pytest.mark.process
