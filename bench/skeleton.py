@@ -9,7 +9,7 @@ from bench.base.text import nearest
 from bench.base.types import UserError
 from bench.plugins.registry import NAME
 
-KINDS = ("attack", "defense", "network", "dataset")
+KINDS = ("attack", "learning-attack", "defense", "network", "dataset")
 
 
 def write_skeleton(kind: str, name: str, folder: Path) -> Path:

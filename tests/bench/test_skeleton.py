@@ -25,8 +25,8 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_new_plugin_passes_its_checks(kind: str, command: Command) -> None:
     made = command("new", kind, f"my-{kind}")
     assert made.exit_code == 0, made.output
-    assert f"my_{kind}.py" in made.output
-    checked = command("check", f"my_{kind}.py")
+    assert f"my_{kind.replace('-', '_')}.py" in made.output
+    checked = command("check", f"my_{kind.replace('-', '_')}.py")
     assert checked.exit_code == 0, checked.output
     assert f"my-{kind}" in checked.output
     assert " 0 failed" in checked.output
