@@ -243,7 +243,9 @@ def judge_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the pa
 
 @app.command("new")
 def new_command(
-    kind: Annotated[str, typer.Argument(help="attack, learning-attack, defense, network or dataset.")],
+    kind: Annotated[
+        str, typer.Argument(help="attack, learning-attack, defense, network or dataset.")
+    ],
     name: Annotated[str, typer.Argument(help="What it will be called in a matrix.")],
     debug: Debug = False,
 ) -> None:
