@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -85,7 +85,7 @@ class ProcessState:
     def admit(self) -> None:
         """Take as it is what has been imported for a task that has not run yet."""
         self._settings["import path"] = list(sys.path)
-        self._modules = {**_modules(), **self._modules}
+        self._modules |= _modules(besides=self._modules)
 
     def changes(self) -> list[str]:
         """Return what differs now, in words; empty where nothing does."""
@@ -229,10 +229,12 @@ def _same(item: Any, before: Mapping[str, Any], is_class: bool) -> bool:
     return not is_class or len(_callables(now)) == len(before)
 
 
-def _modules() -> dict[str, Any]:
-    """Return what the loaded modules of plugins hold, by name."""
+def _modules(besides: Container[str] = ()) -> dict[str, Any]:
+    """Return what the loaded modules of plugins hold, by name, but for those ``besides``."""
     found = {}
     for name in plugin_modules():
+        if name in besides:
+            continue
         own = {k: v for k, v in vars(sys.modules[name]).items() if not k.startswith("__")}
         found[name] = _content(own, name, {})
     return found
