@@ -7,17 +7,38 @@ that only the defense knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[None]:
     """No autocast inside: bfloat16 does not hold the difference between two nearby answers."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+@contextmanager
+def same_statistics(model: nn.Module) -> Iterator[None]:
+    """Leave the running statistics of batch normalisation to other batches than those inside.
+
+    They are used at test time, on clean inputs; each batch still normalises by its own.
+    """
+    batch_norm = nn.modules.batchnorm._BatchNorm  # noqa: SLF001 (of all dimensions)
+    tracking = [
+        module
+        for module in model.modules()
+        if isinstance(module, batch_norm) and module.track_running_stats
+    ]
+    try:
+        for module in tracking:
+            module.track_running_stats = False
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True
 
 
 def ascend(

@@ -14,7 +14,13 @@ from torch.nn import functional as F  # noqa: N812 (PyTorch's own spelling)
 from bench.measure.at_rest import at_rest
 from bench.plugins.contracts import Defense, FitContext
 from bench.plugins.data import Split
-from defenses.crafting import check_positive, check_steps, divergence, full_precision
+from defenses.crafting import (
+    check_positive,
+    check_steps,
+    divergence,
+    full_precision,
+    same_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class VirtualAdversarialTraining(Defense):
     1704.03976). ``eps``: positive, in input units; as in the paper, x + r may leave the box.
     ``alpha``: positive. ``iterations``: power iterations, at least 1. ``xi``: the distance, in
     input units, at which the second derivative is measured: the papers' code takes 1e-6, where
-    the answers differ by little more than the rounding of float32.
+    the answers differ by little more than the rounding of float32. Moved inputs do not enter the
+    running statistics of batch normalisation, as in the 2018 paper's code.
     """
 
     eps: float = 1.0
@@ -45,7 +52,9 @@ class VirtualAdversarialTraining(Defense):
             noise = torch.randn(x.shape, generator=context.generator, device=x.device)
             direction = self.direction(model, x, noise)
             clean = model(x)
-            smoothness = divergence(clean.detach(), model(x + self.eps * direction)).mean()
+            with same_statistics(model):
+                moved = model(x + self.eps * direction)
+            smoothness = divergence(clean.detach(), moved).mean()
             return F.cross_entropy(clean.float(), y) + self.alpha * smoothness
 
         context.train(model, train.x, train.y, objective=objective)

@@ -88,3 +88,17 @@ def test_wrong_parameters_are_named(name: str) -> None:
         VirtualAdversarialTraining(**{name: 0.0})
     with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
         VirtualAdversarialTraining(iterations=0)
+
+
+def test_moved_inputs_do_not_enter_running_statistics(objective_of) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).train()
+    x, y = torch.rand(16, 6), torch.arange(16) % 3
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    model(x)
+    once = {name: value.clone() for name, value in model.named_buffers()}
+    for name, value in model.named_buffers():
+        value.copy_(before[name])
+    objective_of(VirtualAdversarialTraining(eps=2.0))(model, x, y).backward()
+    assert all(torch.equal(value, once[name]) for name, value in model.named_buffers())
+    assert model[0].weight.grad is not None
