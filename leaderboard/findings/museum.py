@@ -61,7 +61,7 @@ def museum(results: Results) -> Finding | None:
     ]
     first = shown[0]
     broken = [case for case in first if case.record is not None]
-    far = [case for case in broken if (case.gap or 0) > NEAR]
+    far = [case for case in broken if case.far]
     return told(
         "museum",
         [*tables, ("The record.", record_table(first))],
@@ -70,7 +70,7 @@ def museum(results: Results) -> Finding | None:
         outcome=outcome(first),
         holding=[case.label for case in broken if case.holds],
         limit=f"{100 * NEAR:g}",
-        far=[f"{case.label} ({points(case.gap, digits=0)})" for case in far],
+        far=[f"{case.label} ({points(case.gap, digits=1)})" for case in far],
         apart={case.label: case.record.apart for case in far if case.record and case.record.apart},
         flags=_flags(broken),
         measured=sum(case.sound is not None for case in broken),
@@ -142,7 +142,6 @@ def guide(results: Results | None = None) -> str:
             measured=measured,
             controls=[case for case in found if case.record is None],
             outcome=outcome(found) if found else "",
-            near=NEAR,
         )
     )
 

@@ -137,7 +137,13 @@ class Case:
             for mine, theirs in zip(self.row["seeds"], self.adaptive["seeds"], strict=True)
             if mine["worst_case"] is not None and theirs["worst_case"] is not None
         ]
-        return sum(found) / len(found) if found else None
+        # Of shares of some hundred sources: 5 points are 5 points, whatever a sum of floats says.
+        return round(sum(found) / len(found), 9) if found else None
+
+    @property
+    def far(self) -> bool:
+        """Whether the panel did not find by itself what the way round finds."""
+        return (self.gap or 0) > NEAR
 
     @property
     def lost(self) -> float | None:
@@ -246,7 +252,7 @@ def outcome(found: Sequence[Case]) -> str:
     names = {case.row["defense"] for case in broken}
     holding = {case.row["defense"] for case in broken if case.holds}
     ways = [case for case in broken if case.gap is not None]
-    near = sum((case.gap or 0) <= NEAR for case in ways)
+    near = sum(not case.far for case in ways)
     own = sum(bool(case.record and case.record.by_itself) for case in broken)
     told = f"{len(holding) or 'none'} of {len(names)} broken defenses is found to hold"
     if ways:

@@ -1,6 +1,7 @@
 """The finding on broken defenses: made from verdict rows and the records."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,12 @@ def test_a_case_is_joined_with_its_way_round() -> None:
     assert gaps[0] is not None
     assert round(gaps[0], 2) == 0.55
     assert gaps[2] is None
+    # Five points in the mean of three seeds are no more than five, as floats would have it.
+    seeds = [[{"worst_case": w} for w in each] for each in ((0.08, 0.1, 0.08), (0.01, 0.05, 0.05))]
+    assert sum(m["worst_case"] - t["worst_case"] for m, t in zip(*seeds, strict=True)) / 3 > 0.05
+    even = replace(found[0], row={"seeds": seeds[0]}, adaptive={"seeds": seeds[1]})
+    assert not even.far
+    assert found[0].far
     line = found[0].line()
     assert line["clean"] == "90.0 %"
     assert line["panel alone"] == "60 %"
@@ -106,7 +113,7 @@ def test_the_finding_counts_what_was_found_and_names_what_was_not() -> None:
         "alone comes within 5 points of the adaptive attack, and in 1 more it is that attack."
     )
     assert (
-        "more than 5 points above the adaptive attack on thermometer_encoding (+55)."
+        "more than 5 points above the adaptive attack on thermometer_encoding (+55.0)."
         in (found.sentences[1])
     )
     assert any("adversarial_training: holds" in note for note in found.notes)
