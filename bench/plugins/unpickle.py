@@ -50,7 +50,13 @@ def pickled(model: nn.Module) -> bytes:
     Classes of a notebook, a script or any module outside of the installed libraries travel with
     it. Raises UserError where something in it cannot be pickled.
     """
-    own = [module for name, module in list(sys.modules.items()) if _is_own(name, module)]
+    # By the name that pickles go by: a module may stand under a second one, or under another alone.
+    before = cloudpickle.list_registry_pickle_by_value()
+    own = [
+        module
+        for name, module in list(sys.modules.items())
+        if _is_own(name, module) and name == module.__name__ and name not in before
+    ]
     for module in own:
         cloudpickle.register_pickle_by_value(module)
     try:

@@ -1,5 +1,6 @@
 """Modules handed over in memory: one path with the command, and no pickle is read untrusted."""
 
+import importlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -159,3 +161,25 @@ def test_the_identity_is_of_code_structure_and_weights() -> None:
     assert identity(Blobs(1.0)) == identity(Blobs(1.0))
     assert identity(Blobs(1.0)) != identity(Blobs(2.0))
     assert identity(nn.Sequential(nn.ReLU())) != identity(nn.Sequential(nn.Tanh()))
+
+
+def test_a_module_of_two_names_and_one_registered_before_are_left_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twice.py").write_text("from torch import nn\nclass Net(nn.Linear):\n    pass\n")
+    (tmp_path / "hidden.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    twice, hidden = importlib.import_module("twice"), importlib.import_module("hidden")
+    monkeypatch.setitem(sys.modules, "alias", twice)
+    monkeypatch.delitem(sys.modules, "hidden")
+    monkeypatch.setitem(sys.modules, "other", hidden)  # its own name leads nowhere
+    cloudpickle.register_pickle_by_value(twice)
+    try:
+        content = pickled(twice.Net(2, 2))
+        assert "twice" in cloudpickle.list_registry_pickle_by_value()
+    finally:
+        cloudpickle.unregister_pickle_by_value(twice)
+        monkeypatch.delitem(sys.modules, "twice")
+    assert cloudpickle.loads(content).weight.shape == (2, 2)  # it travelled by value
+    assert pickled(nn.Linear(2, 2))
+    assert not cloudpickle.list_registry_pickle_by_value()
