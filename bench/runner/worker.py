@@ -131,7 +131,8 @@ def _initialise(settings: Settings) -> None:
     trust(settings.trusted)
     make_exact()
     torch.set_num_threads(1)
-    os.environ.update({name: os.environ.get(name, value) for name, value in IMPORTED.items()})
+    for name, value in IMPORTED.items():
+        os.environ.setdefault(name, value)
     _use_optimizers()
     doors.load_plugins(settings.plugins)
     if settings.sealed:

@@ -1,12 +1,9 @@
 """Two Ray nodes, which share nothing of a run but the object store."""
 
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.bench.cluster.clusters import (
     cluster_of,
@@ -22,16 +19,6 @@ pytestmark = [
     pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("ignore"),  # Ray's own, in the process that starts its nodes
 ]
-
-
-@pytest.fixture(autouse=True)
-def alone() -> Iterator[None]:
-    """One at a time: "no cluster runs here" is a fact about the machine.
-
-    By a lock, for not every pair of pytest and pytest-xdist keeps groups together.
-    """
-    with FileLock(Path(tempfile.gettempdir()) / "retort-tests-of-ray.lock"):
-        yield
 
 
 def test_two_nodes_leave_what_one_machine_leaves_and_one_of_them_may_die(
