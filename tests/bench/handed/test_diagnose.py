@@ -123,6 +123,32 @@ def test_a_usual_mistake_is_named_with_its_mend(net: nn.Module, test, cause: str
     assert named[cause].mend
 
 
+PAIRS = [
+    ("the model takes levels of 0 to 255", "the images are mirrored"),
+    ("light and dark are exchanged", "rows and columns are exchanged"),
+    ("normalisation by ImageNet is missing", "the channels are BGR"),
+    ("the range [−1, 1] is missing", "the images are upside down"),
+]
+
+
+@pytest.mark.parametrize(("value", "place"), PAIRS)
+def test_two_mistakes_at_once_are_both_named(net: nn.Module, test, value: str, place: str) -> None:
+    (first,) = (change for cause, change in MISTAKES.items() if cause.startswith(value))
+    found = diagnose(Fed(net, lambda x: first(MISTAKES[place](x))), *test)
+    best = [item for item in found if item.accuracy >= found[0].accuracy - 0.02]
+    assert any(value in item.cause and place in item.cause for item in best), found
+    assert found[0].accuracy > 0.95
+    assert "; and " in best[0].mend
+
+
+def test_a_wrong_range_and_labels_that_are_shifted(net: nn.Module, test) -> None:
+    x, y = test
+    dim = Fed(net, lambda x: (x + 1) / 2)
+    best = diagnose(dim, x, (y + 1) % CLASSES)[0]
+    assert "the labels are one too high" in best.cause
+    assert best.accuracy > 0.9
+
+
 def test_labels_that_are_shifted_or_in_another_order(net: nn.Module, test) -> None:
     x, y = test
     assert diagnose(net, x, (y + 1) % CLASSES)[0].cause == "the labels are one too high"
