@@ -5,6 +5,8 @@ Nothing heavy is imported before it is needed: ``--help`` must not wait for torc
 
 from __future__ import annotations
 
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -303,6 +305,8 @@ def guard(command: Callable[[], int], debug: bool) -> None:
         say(f"error: {error}", err=True, fg="red")
         code = 2
     except KeyboardInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one shows no traceback either
         say(
             "\ninterrupted: what is done is kept; the same command goes on from there",
             err=True,

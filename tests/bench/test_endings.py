@@ -194,6 +194,7 @@ def test_a_fit_ends_with_its_time_or_its_process(tmp_path: Path) -> None:
 IMPORT = [
     ("os._exit(0)", "its worker process died with exit code 0"),
     ("os._exit(3)", "its worker process died with exit code 3"),
+    ("os.kill(os.getpid(), 9)", "its worker process died with exit code -9"),
     ("raise KeyboardInterrupt", "cannot start: KeyboardInterrupt"),
 ]
 
@@ -262,6 +263,47 @@ def test_a_parent_that_is_ended_takes_its_workers_along(number, tmp_path: Path) 
     while lives(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not lives(worker)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_spoils_no_cell(stream: str, tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text(
+        f'{HEAD}[[defense]]\nname = "undefended"\n[[attack]]\nname = "fgsm"\n'
+    )
+    closing = {"stdout": ">&-", "stderr": "2>&-"}[stream]
+    command = [sys.executable, "-m", "bench", "run", "--matrix", "m.toml", "--out", "run"]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", *command],
+        cwd=tmp_path, env=environment(tmp_path), stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["status"] for row in rows] == ["done"]
+
+
+@pytest.mark.parametrize("after", ["at once", "a cell", "a cell, twice"])
+def test_an_interrupt_shows_no_traceback(after: str, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "m.toml").write_text(
+        f'{HEAD}[[defense]]\nname = "undefended"\n[[attack]]\nname = "slow"\n'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench", "run", "--matrix", "m.toml", "--plugin", "slow.py"],
+        cwd=tmp_path, env=environment(tmp_path), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    if after == "at once":
+        time.sleep(0.3)
+    deadline = time.monotonic() + 120
+    while after != "at once" and not list(tmp_path.glob("*.pid")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    if "twice" in after:
+        time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+    said = "".join(process.communicate(timeout=60))
+    assert process.returncode in (130, -signal.SIGINT)
+    assert "Traceback" not in said
 
 
 def lives(process: int) -> bool:
