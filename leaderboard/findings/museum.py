@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +34,13 @@ from leaderboard.tables.verdicts import verdict_tables
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PUBLISHED = Path(__file__).parents[1] / "published" / "broken-digits"
+FOLDER = Path(__file__).parents[1] / "published"
+
+PUBLISHED = ("broken-digits", "broken-l2", "broken-mnist")
+"""The runs that the guide tells of, where they are."""
+
+DATA = {"mnist": "MNIST"}
+"""Data sets whose name is written in another way than they are registered."""
 
 FIGURE = "museum"
 """The name of its file."""
@@ -123,27 +130,57 @@ def _left(row: VerdictRow, key: Literal["naive", "worst_case"]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
-def published() -> Results | None:
-    """Return the published run of the museum on digits, None in a package without it."""
-    return read_results(PUBLISHED) if PUBLISHED.exists() else None
+@dataclass(frozen=True)
+class Shown:
+    """A run of the museum, as the guide tells of it: the cases of its first panel.
 
+    ``name``: of its folder; ``where``: data set and panel; ``size``: sources and training seeds.
+    """
 
-def guide(results: Results | None = None) -> str:
-    """Return ``docs/museum.md``: a section a record; ``results``: what a run says of each."""
-    found = next((one for one in cases(results) if exhibited(one)), []) if results else []
-    measured: dict[str, list[Case]] = {}
-    for case in found:
-        measured.setdefault(case.row["defense"], []).append(case)
-    return (
-        words()
-        .get_template("museum.md.j2")
-        .render(
-            exhibits=exhibits(),
-            measured=measured,
-            controls=[case for case in found if case.record is None],
-            outcome=outcome(found) if found else "",
+    name: str
+    where: str
+    size: str
+    cases: Sequence[Case]
+
+    @classmethod
+    def of(cls, name: str, results: Results) -> Shown:
+        """Read it from the rows of a run, which has a panel of broken defenses."""
+        place = next(place for place, one in enumerate(cases(results)) if exhibited(one))
+        table, found = verdict_tables(results.verdicts)[place], cases(results)[place]
+        seeds = found[0].row["seeds"]
+        data = DATA.get(table.dataset, table.dataset)
+        return cls(
+            name,
+            f"{data}, {table.norm_name}, {table.at(table.shown[0])}",
+            f"{seeds[0]['sources']} sources, {len(seeds)} training seed{'s' * (len(seeds) > 1)}",
+            found,
         )
-    )
+
+    @property
+    def outcome(self) -> str:
+        """What the panel says of its broken defenses, in a sentence."""
+        return outcome(self.cases)
+
+    @property
+    def controls(self) -> list[Case]:
+        """The defenses beside them that were not broken."""
+        return [case for case in self.cases if case.record is None]
+
+    def about(self, defense: str) -> list[Case]:
+        """Return what it has of one exhibit, which may have several versions."""
+        return [case for case in self.cases if case.row["defense"] == defense]
+
+
+def published() -> list[Shown]:
+    """Return the published runs of the museum, none in a package without them."""
+    there = [name for name in PUBLISHED if (FOLDER / name).exists()]
+    return [Shown.of(name, read_results(FOLDER / name)) for name in there]
+
+
+def guide(shown: Sequence[Shown] = ()) -> str:
+    """Return ``docs/museum.md``: a section a record, and what runs of the museum say of each."""
+    template = words().get_template("museum.md.j2")
+    return template.render(exhibits=exhibits(), shown=shown)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from bench.base.rows import Results
 from bench.plan.matrix import load_matrix
 from bench.plugins import discovery, parameter, registry
 from defenses.broken.base import way_round_of
-from leaderboard.findings.museum import draw_museum, guide, museum, published
+from leaderboard.findings.museum import Shown, draw_museum, guide, museum, published
 from leaderboard.site.citations import cited
 from leaderboard.site.run_page import run_page
 from leaderboard.tables.headline import headline
@@ -189,14 +189,15 @@ def test_a_figure_says_how_sure_it_is() -> None:
 
 
 def test_the_guide_says_what_a_run_found() -> None:
-    page = guide(results(ROWS))
+    page = guide([Shown.of("broken-digits", results(ROWS))])
+    assert "**On digits, L∞, budget 0.2, 10 sources, 1 training seed** ([the run]" in page
     assert "none of 3 broken defenses is found to hold" in page
     assert (
-        "- Here: clean 90.0 %; the naive attack leaves 90 %, the panel alone 60 %, with the way "
-        "round 5 %: *masked*, by zero-gradient"
+        "- On digits, L∞, budget 0.2: clean 90.0 %; the naive attack leaves 90 %, the panel "
+        "alone 60 %, with the way round 5 %: *masked*, by zero-gradient"
     ) in page
     assert "adversarial_training, clean 90.0 %" in page
-    assert "- Here" not in guide()
+    assert "- On" not in guide()
 
 
 def test_the_guide_is_made_from_the_records() -> None:
