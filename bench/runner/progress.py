@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
 
@@ -26,9 +26,11 @@ EVERY = 30.0
 
 
 class Tally:
-    """How far a run is: nodes that ended, of how many, and how."""
+    """How far a run is: nodes that ended, of how many, and how; ``clock``: seconds."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock, self.start = clock, clock()
+        self.began: float | None = None
         fits = len(plan.of("fit"))
         self.totals = {"models": fits, "attacks": len(plan.nodes) - fits}
         self.done: Counter[str] = Counter()
@@ -41,17 +43,29 @@ class Tally:
         if report.outcome.status != "done":
             self.ends[report.outcome.status] += 1
         self.ends["reused"] += reused or report.cached
-        self.worked += node.kind != "fit" and not reused and report.outcome.status != "skipped"
+        if node.kind != "fit" and not reused and report.outcome.status != "skipped":
+            self.worked += 1
+            if self.began is None:
+                self.began = self.clock() - report.seconds
 
-    def line(self, seconds: float) -> str:
-        """Return it as a line, so many ``seconds`` after the start, with the time left."""
+    def line(self) -> str:
+        """Return it as a line, with the time since the start and the time left.
+
+        That is told from the attacks alone: what fits took before says nothing of what is left.
+        """
+        now = self.clock()
         parts = [f"{name} {self.done[name]}/{total}" for name, total in self.totals.items()]
         ends = ", ".join(
             f"{self.ends[n]} {n}" for n in ("failed", "skipped", "reused") if self.ends[n]
         )
-        left = self.totals["attacks"] - self.done["attacks"]
-        about = f", about {_minutes(seconds / self.worked * left)} left" if self.worked else ""
-        return f"{_minutes(seconds)}: {', '.join(parts)}{f' ({ends})' if ends else ''}{about}"
+        about = ""
+        if self.began is not None:
+            left = self.totals["attacks"] - self.done["attacks"]
+            fitted = self.done["models"] == self.totals["models"]
+            about = f", {'about' if fitted else 'at least'} "
+            about += f"{_minutes((now - self.began) / self.worked * left)} left"
+        total = _minutes(now - self.start)
+        return f"{total}: {', '.join(parts)}{f' ({ends})' if ends else ''}{about}"
 
 
 def _minutes(seconds: float) -> str:
@@ -62,10 +76,10 @@ def _minutes(seconds: float) -> str:
 @contextmanager
 def lines(plan: Plan, stream: TextIO, every: float = EVERY) -> Iterator[Observer]:
     """Write a line to ``stream`` every so many seconds while a run lasts, and one at its end."""
-    tally, start, ended = Tally(plan), time.monotonic(), threading.Event()
+    tally, ended = Tally(plan), threading.Event()
 
     def write() -> None:
-        print(tally.line(time.monotonic() - start), file=stream, flush=True)
+        print(tally.line(), file=stream, flush=True)
 
     def ticking() -> None:
         while not ended.wait(every):

@@ -24,16 +24,30 @@ def plan() -> Plan:
 
 def test_a_line_says_what_ended_how_and_about_what_is_left() -> None:
     made = plan()
-    tally = Tally(made)
-    assert tally.line(3) == "3 s: models 0/1, attacks 0/3"
+    now = 1000.0
+    tally = Tally(made, lambda: now)
     fit, *rest = made.nodes
+    now += 3
+    assert tally.line() == "3 s: models 0/1, attacks 0/3"
     tally.observe(fit, Report(Outcome("done"), 1.0, cached=True), False)
-    assert tally.line(5) == "5 s: models 1/1, attacks 0/3 (1 reused)"
+    now += 2
+    assert tally.line() == "5 s: models 1/1, attacks 0/3 (1 reused)"
     tally.observe(rest[0], Report(Outcome("done"), 1.0), False)
+    now += 19
     tally.observe(rest[1], Report(Outcome("failed", "boom")), False)
-    assert tally.line(120) == (
-        "2 min 00 s: models 1/1, attacks 2/3 (1 failed, 1 reused), about 1 min 00 s left"
-    )
+    assert tally.line() == ("24 s: models 1/1, attacks 2/3 (1 failed, 1 reused), about 10 s left")
+
+
+def test_the_time_left_is_not_told_from_what_the_models_took() -> None:
+    made = plan()
+    now = 0.0
+    tally = Tally(made, lambda: now)
+    fit, first, *_ = made.nodes
+    now += 1000
+    tally.observe(first, Report(Outcome("done"), 5.0), False)
+    assert tally.line().endswith("models 0/1, attacks 1/3, at least 10 s left")
+    tally.observe(fit, Report(Outcome("done"), 1000.0), False)
+    assert tally.line().endswith("models 1/1, attacks 1/3, about 10 s left")
 
 
 def test_lines_come_while_nothing_ends_and_one_at_the_end() -> None:
