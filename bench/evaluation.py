@@ -39,7 +39,7 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     model: nn.Module,
     x: Any,
     y: Any,
-    attacks: Sequence[str | Spec | Attack] = ("jsma", "fgsm"),
+    attacks: str | Spec | Attack | Sequence[str | Spec | Attack] = ("jsma", "fgsm"),
     *,
     sources: int | None = 100,
     seed: int = 0,
@@ -54,7 +54,7 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     as it is. ``x``: (n, *shape), bytes or in [0, 1], and ``y``: (n,) integer labels, tensors or
     arrays, test data that the model has not seen: all of it measures accuracy and confidence, the
     first ``sources`` (None: all) are attacked. What is guessed is a Python warning. ``attacks``:
-    registered names, ``bench.Spec`` with parameters, or attack instances. The intervals are split
+    registered names, ``bench.Spec`` with parameters, attack instances, or one. Intervals are split
     into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
     ``train``: (x, y) like those above, for attacks that learn before they perturb: without it they
     are skipped, with the reason in their row.
@@ -66,6 +66,10 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     Raises UserError for inputs that cannot be used; an attack that fails on this model raises.
     """
     discovery.load_plugins()
+    named = [attacks] if isinstance(attacks, str | Spec | Attack) else attacks
+    chosen_attacks = [_attack(item) for item in named]  # before anything is measured
+    if sources is not None and sources < 1:
+        raise UserError(f"sources must be at least 1, or None for all, got {sources!r}")
     test, model, notes = _handed(model, x, y)
     for note in notes:
         warnings.warn(note, stacklevel=2)
@@ -77,7 +81,7 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
         chosen = Sources(torch.arange(count, device=first.y.device), first.x, first.y, seed)
         clean, flags = _suspect(model, test, chosen, info, expect_accuracy)
         data = Dataset(info, *_training(train, test), test, "")
-        rows = [_evaluate(model, _attack(item), chosen, data, clean, seed) for item in attacks]
+        rows = [_evaluate(model, attack, chosen, data, clean, seed) for attack in chosen_attacks]
     for flag in flags:
         if warns(flag):
             warnings.warn(f"{flag['id']}: {flag['evidence']}; {flag['advice']}", stacklevel=2)

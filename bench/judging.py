@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.audit.repeat_command import as_toml
-from bench.base.files import file_hash, write_text
+from bench.base.files import file_hash, read_json, write_text
+from bench.base.fingerprint import digest
 from bench.base.places import placed
 from bench.base.rows import Results, VerdictRow, defense_of, warns
-from bench.base.types import Document, UserError, spec_of
+from bench.base.types import DamagedError, Document, UserError, spec_of
 from bench.compose import RunResult, run_prepared
 from bench.evidence.folder import HANDED, MATRIX, RunFolder
 from bench.plan.graph import Node, Plan, data_name
 from bench.plan.options import RunOptions
 from bench.plugins import registry
 from bench.runner.prepare import prepare
+from bench.runner.processes import main_hidden
+from bench.runner.schedule import check_kept
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bench.handed.inputs import Inputs
+    from bench.plugins.contracts import Defense
     from bench.plugins.data import Dataset
     from bench.runner.task import Settings
 
 FORM = ("mean", "std", "range", "layout", "order", "part")
 """Parameters of ``checkpoint`` that say how a network wants its inputs, the same for all given."""
+
+
+ASKED = ("dataset", "network", "recipe", "out", "seeds", "sources", "budgets")
+"""Options of a run that a question answers itself."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +139,14 @@ class Prepared:
         return len(self.data.test) if asked == "all" else asked
 
     def run(self, watch: bool = False) -> RunResult:
-        """Run it, with the matrix beside its results."""
+        """Run it, with the matrix beside its results.
+
+        Raises UserError, before anything is written, where the folder holds another run.
+        """
         folder = RunFolder(self.settings.run)
         folder.prepare(self.plan.matrix.name)
+        if not self.options.replace:
+            check_kept(self.plan, folder)
         write_text(folder.top(MATRIX), self.text)
         return run_prepared((self.plan, self.settings, self.data), self.options, watch)
 
@@ -158,6 +173,8 @@ def _check_distinct(plan: Plan) -> None:
     if reference is None:
         return
     plain = registry.DEFENSES.make(reference)
+    if _built(asked) != _built(plain):
+        return  # a defense that needs no training of its own stands on the reference's weights
     known = {file_hash(placed(path)): path for path in asked.files()}
     for path in plain.files():
         if (found := known.get(file_hash(placed(path)))) is not None:
@@ -165,6 +182,12 @@ def _check_distinct(plan: Plan) -> None:
                 f"the reference {path} holds the same bytes as {found}: give the weights of a "
                 "network that was trained without the defense"
             )
+
+
+def _built(defense: Defense) -> Document:
+    """Return what is made of the weights of a checkpoint: its parameters without them."""
+    parameters = registry.parameters(defense)
+    return {key: parameters[key] for key in parameters if key not in ("weights", "expect_accuracy")}
 
 
 def own_models(plan: Plan) -> list[Node]:
@@ -185,7 +208,7 @@ def model_of(node: Node, settings: Settings, data: Dataset) -> nn.Module:
     return model.to(settings.device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What ``judge`` found, at the smallest budget that says something; ``results`` hold the rest.
 
@@ -230,6 +253,9 @@ class Verdict:
         for item in (item for seed in self.row["seeds"] for item in seed["broken_by"]):
             counts[item["attack"]] = counts.get(item["attack"], 0) + item["breaks"]
         return sorted(counts, key=lambda attack: -counts[attack])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         from leaderboard.terminal.judged import told
@@ -277,7 +303,8 @@ def judge(  # noqa: PLR0913 (keywords, as of the command)
     ``reference``: the same network without the defense, one for all or one for each; without it the
     verdict says what stands, and never ``holds``. ``transfer_from``: further networks for transfer
     attacks. ``sources``: how many rows are attacked (a number or ``"all"``; 100, or all where there
-    are fewer). ``name``, ``out``: of the run and its folder. ``options``: fields of ``RunOptions``.
+    are fewer). ``name``, ``out``: of the run and its folder, by default named after all that was
+    handed over. ``options``: fields of ``RunOptions``, as ``workers``.
 
     It is a run like any other: the modules and data go to ``out/handed``, the matrix to
     ``out/judge.toml``, and the same call goes on where an interrupted one stopped. Modules are
@@ -287,35 +314,97 @@ def judge(  # noqa: PLR0913 (keywords, as of the command)
     """
     from bench.handed.inputs import check_inputs
 
-    given = _several(models)
-    plain = [] if reference is None else _several(reference)
-    budgets = [budget] if isinstance(budget, int | float | str) else list(budget)
+    given = _several(models, "model")
+    if not given:
+        raise UserError("no model was given")
+    plain = [] if reference is None else _several(reference, "reference")
+    further = [] if not transfer_from else _several(transfer_from, "source")
+    known = {role: _identities(found, role) for role, found in
+             (("model", given), ("reference", plain), ("source", further))}  # fmt: skip
+    if set(known["model"]) & set(known["reference"]):
+        raise UserError("the reference is one of the models: it would be compared with itself")
+    asked = RunOptions(**_known(options))
     data = check_inputs(x, y)
-    asked = len(data.y)
+    count = len(data.y)
     question = Question(
-        slug(name), {"name": "live"}, {}, norm, budgets,
-        sources=min(100, asked) if sources is None else sources,
+        slug(name), {"name": "live"}, {}, norm, _budgets(budget),
+        sources=min(100, count) if sources is None else sources,
     )  # fmt: skip
-    folder = (Path(out) if out is not None else question.folder()).absolute()
-    home = RunFolder(folder)
-    home.prepare(question.name)
-    classes = _classes(given[0], data) if given else 0
-    path = _hand_data(data, classes, folder, slug(name))
+    home = question.folder()
+    # Named after what was handed over too: two questions of one notebook are no one run.
+    home = home.with_name(f"{home.name}-{digest([known, _contents(data)])[:8]}")
+    folder = (Path(out) if out is not None else home).absolute()
+    RunFolder(folder).prepare(question.name)
+    if not asked.replace:
+        _check_same(folder, known, data, slug(name))
+    classes = _classes(given[0], data)
     question = replace(
         question,
-        dataset={"name": "arrays", "path": path},
-        defense=_hand(given, folder, "model"),
-        reference=_hand(plain, folder, "reference") if plain else None,
+        dataset={"name": "arrays", "path": _hand_data(data, classes, folder, slug(name))},
+        defense=_hand(given, known["model"], folder, "model"),
+        reference=_hand(plain, known["reference"], folder, "reference") if plain else None,
         transfer_from=[
-            _hand([model], folder, f"source-{number}") for number, model in enumerate(transfer_from)
+            _hand([model], [known["source"][number]], folder, f"source-{number}")
+            for number, model in enumerate(further)
         ],
     )
-    if question.reference and set(question.reference["identity"]) & set(
-        question.defense["identity"]
-    ):
-        raise UserError("the reference is one of the models: it would be compared with itself")
-    result = prepared(question, RunOptions(out=folder, **_known(options))).run()
+    with main_hidden():
+        result = prepared(question, replace(asked, out=folder)).run()
     return verdict_of(result, question)
+
+
+def _contents(data: Inputs) -> str:
+    """Return a hash of inputs and labels."""
+    found = hashlib.sha256()
+    for array in (data.x, data.y):
+        found.update(f"{array.dtype} {array.shape}".encode())
+        for rows in range(0, len(array), 1000):  # they may lie on the disk
+            found.update(array[rows : rows + 1000].tobytes())
+    return found.hexdigest()
+
+
+def _budgets(budget: Any) -> list[float | str]:
+    """Return one or several budgets as a list of plain numbers and words."""
+    several = [budget] if isinstance(budget, str) or not isinstance(budget, Iterable) else budget
+    found: list[float | str] = []
+    for one in several:
+        if not isinstance(one, str | Real) and not (hasattr(one, "item") and one.ndim == 0):
+            raise UserError(f"a budget is a number or a text as '8/255', got {one!r}")
+        found.append(one if isinstance(one, str | int | float) else one.item())
+    return found
+
+
+def _check_same(folder: Path, known: Mapping[str, Sequence[str]], data: Inputs, name: str) -> None:
+    """Raise UserError where a folder holds results of other models or data, before it is touched.
+
+    Raises it also where what it was made of cannot be read any more.
+    """
+    home = RunFolder(folder)
+    if not home.top("results.json").exists():
+        return
+    from bench.handed.arrays import read_arrays
+    from bench.handed.inputs import Inputs
+
+    told = "choose another out, or give replace=True"
+    try:
+        matrix = read_json(home.top("plan.json"))["matrix"]
+        reference = isinstance(matrix["reference"], dict)
+        there = {role: [] for role in known} | {
+            "model": matrix["defense"][0]["identity"],
+            "reference": matrix["reference"]["identity"] if reference else [],
+            "source": [one["identity"][0] for one in matrix["transfer_from"]],
+        }
+        held = read_arrays(folder / HANDED / f"{name}.npz")
+        same = _contents(Inputs(held["x"], held["y"])) == _contents(data)
+    except (DamagedError, UserError, KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f"results folder {folder} holds a run whose models or data cannot be told: {told}"
+        ) from error
+    for role, found in known.items():
+        if list(found) != list(there[role]):
+            raise UserError(f"results folder {folder} holds a run of another {role}: {told}")
+    if not same:
+        raise UserError(f"results folder {folder} holds a run on other data: {told}")
 
 
 def _classes(model: nn.Module, data: Inputs) -> int:
@@ -324,8 +413,10 @@ def _classes(model: nn.Module, data: Inputs) -> int:
 
     from bench.handed.adapt import Form, adapt
     from bench.measure.at_rest import at_rest
+    from bench.measure.query import copies
 
-    adapted, _ = adapt(model, Form(), data.x.shape[1:])
+    # A copy: what a module keeps of a call, as a cache, would make it another one next time.
+    adapted, _ = adapt(copies(model)(), Form(), data.x.shape[1:])
     device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
     with at_rest(adapted), torch.no_grad():
         return int(adapted(data.split().take(slice(0, 1)).x.to(device)).shape[1])
@@ -346,48 +437,48 @@ def _hand_data(data: Inputs, classes: int, folder: Path, name: str) -> str:
 def _known(options: Mapping[str, Any]) -> Mapping[str, Any]:
     from bench.base.text import nearest
 
-    if unknown := set(options) - set(RunOptions.__dataclass_fields__):
+    known = [name for name in RunOptions.__dataclass_fields__ if name not in ASKED]
+    if unknown := set(options) - set(known):
         name = min(unknown)
-        raise UserError(
-            f"unknown option {name!r}: {nearest(name, RunOptions.__dataclass_fields__)}"
-        )
+        raise UserError(f"unknown option {name!r}: {nearest(name, known)}")
     return options
 
 
-def _several(given: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+def _several(given: Any, role: str) -> list[nn.Module]:
+    """Return one or several modules as a list; raises UserError for what is none."""
     from torch import nn
 
-    return [given] if isinstance(given, nn.Module) else list(given)
-
-
-def _is_module(given: Any) -> bool:
-    from torch import nn
-
-    return isinstance(given, nn.Module)
-
-
-def _hand(models: Sequence[Any], folder: Path, role: str) -> Document:
-    """Write modules to a results folder, and return the table of the defense that they are."""
-    from bench.base.files import atomic
-    from bench.plugins.unpickle import identity, pickled
-
-    if not models:
-        raise UserError("no model was given")
-    paths, known = [], []
-    for number, model in enumerate(models):
-        if not _is_module(model):
+    several = list(given) if isinstance(given, list | tuple) else [given]
+    for number, model in enumerate(several):
+        if not isinstance(model, nn.Module):
             raise UserError(
                 f"{role} {number} must be a torch.nn.Module, got {type(model).__name__}; weights "
-                "in a file are for the command judge"
+                "in a file are for the command judge, and a function goes into a module's forward"
             )
-        path = folder / HANDED / f"{role}-{number}.pkl"
-        with atomic(path) as temporary:
-            temporary.write_bytes(pickled(model))
-        paths.append(path.relative_to(folder).as_posix())
-        known.append(identity(model))
+    return several
+
+
+def _identities(models: Sequence[nn.Module], role: str) -> list[str]:
+    """Return what each module is, as a hash; raises UserError where two are the same."""
+    from bench.handed.identity import identity
+
+    known = [identity(model) for model in models]
     if len(set(known)) < len(known):
         raise UserError(f"{role}: the same module was given twice, which is no further training")
-    return {"name": "live", "modules": paths, "identity": known}
+    return known
+
+
+def _hand(models: Sequence[nn.Module], known: Sequence[str], folder: Path, role: str) -> Document:
+    """Write modules to a results folder, and return the table of the defense that they are."""
+    from bench.base.files import atomic
+    from bench.plugins.unpickle import pickled
+
+    paths = [folder / HANDED / f"{role}-{number}.pkl" for number in range(len(models))]
+    for path, model in zip(paths, models, strict=True):
+        with atomic(path) as temporary:
+            temporary.write_bytes(pickled(model))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return {"name": "live", "modules": names, "identity": list(known)}
 
 
 def _spec(table: Document) -> Any:

@@ -72,6 +72,11 @@ def _array(value: Any, name: str) -> np.ndarray:
 
 
 def _inputs(x: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    if x.ndim == 1 and x.size:
+        raise UserError(
+            f"{name} has one number a row, shape {x.shape}: are inputs and labels exchanged? "
+            "Inputs must be (n, *shape)"
+        )
     if x.ndim < 2 or not x.size:
         raise UserError(
             f"{name} has no rows: it must be (n, *shape) and not empty, got shape {x.shape}"

@@ -41,6 +41,13 @@ class RunOptions:
     address: str = "auto"
     shards: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("out", "data_dir", "cache_dir"):  # in Python a path may be a text
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        if isinstance(self.plugin, str):
+            object.__setattr__(self, "plugin", (self.plugin,))
+
 
 def plan_of(
     matrix: str | Path | dict[str, Any], options: RunOptions, *, reference: bool = True

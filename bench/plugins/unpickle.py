@@ -7,7 +7,6 @@ what it pickled itself, or what its user vouched for (``--unpickle``).
 from __future__ import annotations
 
 import hashlib
-import inspect
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -15,10 +14,8 @@ from pathlib import Path
 from types import ModuleType
 
 import cloudpickle
-import torch
 from torch import nn
 
-from bench.base.fingerprint import digest
 from bench.base.text import reason_of
 from bench.base.types import UserError
 from bench.plugins.code_hash import OURS
@@ -90,39 +87,26 @@ def unpickled(path: Path) -> nn.Module:
     return model
 
 
-def identity(model: nn.Module) -> str:
-    """Return a hash of the structure, the code and the weights of ``model``.
+def is_own(name: str) -> bool:
+    """Return whether the module ``name`` is its user's: no library's, nor ours.
 
-    Pickles of one module may differ between two processes; this does not.
+    One that no file is known of is: what a pickle brought along.
     """
-    state = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        if isinstance(value, torch.Tensor):
-            plain = value.detach().cpu().contiguous().flatten()
-            state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            state.update(plain.view(torch.uint8).numpy().tobytes())
-    code = sorted({_source(type(part)) for part in model.modules()})
-    return digest({"form": repr(model), "code": code, "state": state.hexdigest()})[:16]
+    module = sys.modules.get(name) or sys.modules.get(name.partition(".")[0])
+    return module is None or _is_own(name, module)
 
 
-def _source(cls: type) -> str:
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    if not _is_own(cls.__module__, sys.modules.get(cls.__module__)):
-        return name
-    try:
-        return f"{name} {inspect.getsource(cls)}"
-    except (OSError, TypeError):
-        return name  # typed into a console: its name and its weights must do
+def is_own_file(path: str) -> bool:
+    """Return whether code from ``path`` is its user's; a console's and a notebook's is."""
+    libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib")}
+    ours = {str(Path(sys.modules["bench"].__path__[0]).parent / package) for package in OURS}
+    return not any(Path(path).is_relative_to(folder) for folder in libraries | ours)
 
 
 def _is_own(name: str, module: ModuleType | None) -> bool:
-    """Return whether a module is its user's: no library's, nor ours."""
     if name == "__main__":
         return True
     file = getattr(module, "__file__", None)
     if name.partition(".")[0] in (*OURS, "leaderboard") or not isinstance(module, ModuleType):
         return False
-    if not file:
-        return False
-    libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib")}
-    return not any(Path(file).is_relative_to(folder) for folder in libraries)
+    return bool(file) and is_own_file(str(file))

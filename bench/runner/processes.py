@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -144,6 +145,21 @@ class LocalExecutor:
         self._threads.shutdown(cancel_futures=kind is not None)
         for process in list(self._living):
             process.end(gently=kind is None)
+
+
+@contextlib.contextmanager
+def main_hidden() -> Iterator[None]:
+    """Let no process that starts inside import the script that runs, as multiprocessing would.
+
+    It would run from its top once more there, and what is handed over travels without it.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: vars(main).get(name) for name in ("__spec__", "__file__")}
+    vars(main).update(dict.fromkeys(kept))
+    try:
+        yield
+    finally:
+        vars(main).update(kept)
 
 
 class _EndedError(Exception):

@@ -90,7 +90,7 @@ def opened(plan: Plan, folder: RunFolder, renew: bool = False) -> Iterator[None]
     folder.prepare(plan.matrix.name)
     with _exclusive(folder):
         if not renew:
-            _check_kept(plan, folder)
+            check_kept(plan, folder)
         folder.sweep()
         write_json(
             folder.top("plan.json"), {"schema": SCHEMA, **_base(plan, folder), **plan.document()}
@@ -98,7 +98,7 @@ def opened(plan: Plan, folder: RunFolder, renew: bool = False) -> Iterator[None]
         yield
 
 
-def _check_kept(plan: Plan, folder: RunFolder) -> None:
+def check_kept(plan: Plan, folder: RunFolder) -> None:
     """Raise UserError where another matrix of that name left results that would be lost."""
     try:
         before = read_json(folder.top("plan.json"))

@@ -72,6 +72,7 @@ def test_the_model_is_left_as_it_was(linear: nn.Module) -> None:
         (X, Y.float(), "y must be"),
         (X, Y + 2, "labels in"),
         (X[:0], Y[:0], "no rows"),
+        (Y.float() / 9, X, "exchanged"),
     ],
 )
 def test_inputs_that_cannot_be_used(linear: nn.Module, x, y, message: str) -> None:
@@ -82,6 +83,20 @@ def test_inputs_that_cannot_be_used(linear: nn.Module, x, y, message: str) -> No
 def test_an_unknown_attack_gets_the_nearest(linear: nn.Module) -> None:
     with pytest.raises(bench.UserError, match="did you mean 'jsma'"):
         bench.evaluate(linear, X, Y, attacks=["jsmaa"])
+
+
+def test_a_mistake_is_said_before_anything_is_measured(linear: nn.Module) -> None:
+    asked = []
+    linear.register_forward_hook(lambda *_: asked.append(1))
+    with pytest.raises(bench.UserError, match="did you mean 'jsma'"):
+        bench.evaluate(linear, X, Y, attacks=["fgsm", "jsmaa"])
+    with pytest.raises(bench.UserError, match="sources must be at least 1"):
+        bench.evaluate(linear, X, Y, attacks="fgsm", sources=-3)
+    assert not asked
+
+
+def test_one_attack_needs_no_list(linear: nn.Module) -> None:
+    assert list(bench.evaluate(linear, X, Y, attacks="fgsm")["attack"]) == ["fgsm"]
 
 
 def test_a_model_that_returns_no_logits(linear: nn.Module) -> None:

@@ -182,6 +182,16 @@ def narrow():
 def wide():
     return nn.Sequential(nn.Flatten(), nn.Linear(65, 10))
 
+class Rounded(nn.Sequential):
+    def forward(self, x):
+        return super().forward((x * 3).round() / 3)
+
+def plain():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+def rounded():
+    return Rounded(nn.Flatten(), nn.Linear(64, 10))
+
 def greedy():
     import urllib.request
     urllib.request.urlopen("http://weights.example/w.pt")
@@ -222,6 +232,25 @@ def test_what_cannot_be_judged_is_one_message(
     assert said.startswith("error: "), said
     assert message in said
     assert "Traceback" not in said
+
+
+def test_a_defense_may_stand_on_the_weights_of_its_reference(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trained / "net.py").write_text(NARROW)
+    torch.save({"1.weight": torch.zeros(10, 64), "1.bias": torch.zeros(10)}, trained / "p.pt")
+    monkeypatch.chdir(trained)
+    given = [
+        "--weights", "p.pt", "--dataset", "digits", "--norm", "linf", "--budget", "0.2",
+        "--reference", "net.py:plain", "--reference-weights", "p.pt", "--dry-run", "--offline",
+        "--cache-dir", "cache", "--device", "cpu", "--sources", "60",
+    ]  # fmt: skip
+    with in_process():
+        done = _invoke("judge", "net.py:rounded", *given)
+        same = _invoke("judge", "net.py:plain", *given)
+    assert done.exit_code == 0, done.output
+    assert same.exit_code == 2
+    assert "holds the same bytes" in same.output
 
 
 def test_what_was_not_handed_is_asked_for() -> None:

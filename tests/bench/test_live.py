@@ -1,11 +1,13 @@
 """Modules handed over in memory: one path with the command, and no pickle is read untrusted."""
 
+import functools
 import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from torch import Tensor, nn
 
 import bench
 from bench.base.types import UserError
+from bench.handed.identity import identity
 from bench.plugins import unpickle
-from bench.plugins.unpickle import identity, pickled, unpickled
+from bench.plugins.unpickle import pickled, unpickled
 from tests.bench.conftest import Command, in_process
 
 
@@ -61,9 +64,10 @@ def test_a_verdict_says_what_it_is_and_where_it_lies(judged: bench.Verdict) -> N
     assert judged.worst_case == [0.0, 0.0, 0.0]
     assert judged.delta == [0.0, 0.0, 0.0]
     assert judged.broken_by
-    assert judged.folder.name == "blobs-linf-0.25"
+    assert judged.folder.name.startswith("blobs-linf-0.25-")
     assert (judged.folder / "judge.toml").exists()
     text = str(judged)
+    assert repr(judged) == text
     assert text.startswith("BROKEN: L∞ 0.25 on blobs, 70 sources")
     assert judged.reason in text
     assert "retort verify" in text
@@ -84,6 +88,68 @@ def test_the_same_modules_again_attack_nothing_anew(
     assert json.loads(json.dumps(again.row)) == json.loads(json.dumps(judged.row))
     after = {p: p.stat().st_mtime_ns for p in (judged.folder / "cells").glob("*.parquet")}
     assert before == after
+
+
+def test_another_model_or_other_data_leave_a_folder_as_it_was(judged: bench.Verdict) -> None:
+    def contents() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in judged.folder.rglob("*") if p.is_file()}
+
+    before = contents()
+    x, y = data()
+    other = Blobs(1.0)
+    other.temperature = 2.0  # type: ignore[assignment] # an attribute, the same weights
+    models, plain = [Blobs(1.0), Blobs(1.1), Blobs(1.2)], Blobs(0.9)
+    for given, reference, inputs, budget, message in [
+        ([other, Blobs(1.1), Blobs(1.2)], plain, x, 0.25, "run of another model"),
+        (models, Blobs(0.8), x, 0.25, "run of another reference"),
+        (models, None, x, 0.25, "run of another reference"),
+        (models, plain, x * 0.999, 0.25, "a run on other data"),
+        (models, plain, x, 0.2, "holds a run of another 'blobs'"),
+    ]:
+        with in_process(), pytest.raises(UserError, match=message):
+            bench.judge(
+                given, inputs, y, norm="linf", budget=budget, reference=reference, name="blobs",
+                out=judged.folder, workers=1, device="cpu",
+            )  # fmt: skip
+    after = contents()
+    changed = {path.name for path in after if before.get(path) != after[path]}
+    assert not {name for name in changed if not name.endswith((".pkl", ".npz"))}
+    assert after.keys() == before.keys()
+    with in_process():
+        again = bench.judge(
+            models, x, y, norm="linf", budget=0.25, reference=plain, name="blobs",
+            out=judged.folder, workers=1, device="cpu",
+        )  # fmt: skip
+    assert again.worst_case == judged.worst_case
+
+
+@pytest.mark.process
+def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(
+        "import sys, numpy as np, torch\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "print('from the top', flush=True)\n"
+        "import bench\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(6, 2, bias=False)\n"
+        "        self.linear.weight.data = torch.tensor([[1.0, 1, 1, -1, -1, -1]] * 2)\n"
+        "        self.linear.weight.data[1] *= -1\n"
+        "    def forward(self, x):\n"
+        "        return self.linear(x)\n"
+        "x = np.random.RandomState(0).rand(8, 6).astype('f4')\n"
+        "y = (x[:, :3].sum(1) < x[:, 3:].sum(1)).astype(int)\n"
+        "print(bench.judge(Net(), x, y, norm='linf', budget=np.float32(0.25), workers=1,\n"
+        "                  device='cpu', cache_dir='cache').label)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, text=True, check=False, cwd=tmp_path,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["from the top", "inconclusive"], done.stderr
 
 
 def test_nobody_else_s_pickle_is_read_without_a_word(
@@ -109,14 +175,19 @@ def test_what_is_no_module_or_cannot_be_pickled_is_refused(
     for models, message in [
         ([], "no model"),
         (["w.pt"], "must be a torch.nn.Module, got str"),
+        (None, "must be a torch.nn.Module, got NoneType"),
+        (lambda x: x, "must be a torch.nn.Module, got function"),
         ([Blobs(1.0), Blobs(1.0)], "the same module was given twice"),
     ]:
         with pytest.raises(UserError, match=message):
             bench.judge(models, x, y, norm="linf", budget=0.1, out="out")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="compared with itself"):
         bench.judge(Blobs(1.0), x, y, norm="linf", budget=0.1, reference=Blobs(1.0), out="out")
-    with pytest.raises(UserError, match="unknown option 'worker'"):
-        bench.judge(Blobs(1.0), x, y, norm="linf", budget=0.1, worker=1)
+    for option in ("worker", "dataset", "seeds", "budgets"):
+        with pytest.raises(UserError, match=f"unknown option '{option}'"):
+            bench.judge(Blobs(1.0), x, y, norm="linf", budget=0.1, **{option: 1})
+    with pytest.raises(UserError, match="a budget is a number or a text"):
+        bench.judge(Blobs(1.0), x, y, norm="linf", budget=None)  # type: ignore[arg-type]
     held = Blobs(1.0)
     held.handle = (item for item in ())  # type: ignore[assignment]
     with pytest.raises(UserError, match="cannot be handed to other processes"):
@@ -161,6 +232,98 @@ def test_the_identity_is_of_code_structure_and_weights() -> None:
     assert identity(Blobs(1.0)) == identity(Blobs(1.0))
     assert identity(Blobs(1.0)) != identity(Blobs(2.0))
     assert identity(nn.Sequential(nn.ReLU())) != identity(nn.Sequential(nn.Tanh()))
+
+
+FACTOR = 1.0
+
+
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    return FACTOR * x
+
+
+class Odd(nn.Module):
+    """Answers that hang on what is neither structure nor weight."""
+
+    def __init__(self, temperature: float = 1.0, path: Any = None, mean: float = 0.0) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        nn.init.ones_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        self.temperature = temperature
+        self.path = path
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = [scaled(row) for row in x]
+        return self.layer(torch.stack(rows) - self.mean) / self.temperature
+
+
+class Based(Odd):
+    """Nothing of its own."""
+
+
+def named(power: int) -> Any:
+    return lambda x: x**power
+
+
+def test_the_identity_is_of_everything_that_answers_may_hang_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = identity(Odd())
+    assert plain == identity(Odd())
+    assert plain == identity(Odd().train())
+    others = [
+        Odd(temperature=2.0), Odd(mean=0.5), Odd(path="a"), Odd(path=[1]), Odd(path={"a": 2}),
+        Odd(path=(1, np.ones(2))), Odd(path=(1, np.zeros(2))), Odd(path=named(1)),
+        Odd(path=named(2)), Odd(path=functools.partial(named, 3)), Odd(path={1, 2}), Based(),
+    ]  # fmt: skip
+    hooked = Odd()
+    hooked.register_forward_hook(lambda *given: -given[2])
+    own = Odd()
+    own.forward = types.MethodType(lambda self, x: self.layer(x), own)  # type: ignore[method-assign]
+    found = [identity(model) for model in (*others, hooked, own)]
+    assert len({plain, *found}) == len(found) + 1
+    based = identity(Based())
+    monkeypatch.setattr(Odd, "forward", lambda self, x: self.layer(x))
+    assert identity(Based()) != based  # its base class changed
+    monkeypatch.undo()
+    assert identity(Odd()) == plain
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 2.0)  # what a function of it reads
+    assert identity(Odd()) != plain
+    one, two = Odd(), Odd()
+    for model in (one, two):  # numbered as they come, over all modules
+        model.register_forward_hook(scaled)
+    assert identity(one) == identity(two)
+
+
+@pytest.mark.process
+def test_the_identity_is_the_same_in_every_process(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch, functools\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+        "@dataclass\nclass Settings:\n    k: int = 2\n    names: tuple = ('a', 'b')\n"
+        "def help(x):\n    return [F(v) for v in x]\n"
+        "def F(x):\n    return x\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        torch.manual_seed(0)\n"
+        "        self.conv = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))\n"
+        "        self.settings, self.kinds = Settings(), {'x', 'y', 'z'}\n"
+        "        self.itself = [self]\n"
+        "    @property\n    def k(self):\n        return self.settings.k\n"
+        "    @functools.cached_property\n    def c(self):\n        return object()\n"
+        "    @torch.no_grad()\n    def forward(self, x):\n        return help(self.conv(x))\n"
+    )
+    code = "import mine; from bench.handed.identity import identity; print(identity(mine.Net()))"
+    root = Path(__file__).parents[2]
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": f"{root}:{tmp_path}", "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(found) == 1
 
 
 def test_a_module_of_two_names_and_one_registered_before_are_left_as_they_were(
