@@ -11,6 +11,7 @@ INDEX = {
     "noise": "attacks.noise:Noise",
     "transfer": "attacks.transfer:Transfer",
     "surrogate": "attacks.surrogate:Surrogate",
+    "quantised": "attacks.quantised:Quantised",
     "art": "attacks.peers.art:Art",
     "jsma_reference": "attacks.jsma.reference:JsmaReference",
     "torchattacks_jsma": "attacks.peers.torchattacks:TorchattacksJsma",

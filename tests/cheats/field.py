@@ -25,7 +25,7 @@ from defenses.undefended import Undefended
 
 Sign = Literal[
     "crowd", "size", "thread", "command", "modules", "eval_again", "steps", "view", "instances",
-    "needle_3", "needle_10", "tired",
+    "needle_3", "needle_10", "tired", "levels",
 ]  # fmt: skip
 
 
@@ -41,7 +41,8 @@ class Field(Defense):
     0.1 of the batch before; ``view``: a tensor that owns its memory; ``instances``: all but the
     first of a process; ``needle_3``, ``needle_10``: all rows but those whose SHA-256 ends in as
     many zero bits, which nobody finds who does not know; ``tired``: the first 3,000 rows of all
-    instances of a process together.
+    instances of a process together; ``levels``: between the levels of the data, multiples of 1/16,
+    and on them where both networks agree.
     """
 
     sign: Sign = "crowd"
@@ -84,7 +85,10 @@ class _Field(nn.Module):
         judged = self._judged(x.detach())
         self.last = x.detach().flatten(1)
         COUNTS["asked"] += len(x)
-        logits: Tensor = torch.where(judged, self.robust(x), self.network(x))
+        robust, plain = self.robust(x), self.network(x)
+        if self.sign == "levels":
+            judged |= (robust.argmax(dim=1) == plain.argmax(dim=1))[:, None]
+        logits: Tensor = torch.where(judged, robust, plain)
         return logits
 
     def _judged(self, x: Tensor) -> Tensor:
@@ -94,8 +98,10 @@ class _Field(nn.Module):
             zeros = int(self.sign.partition("_")[2])
             found = [_zero_bits(row) < zeros for row in rows.float().cpu().contiguous()]
             return torch.tensor(found, device=x.device)[:, None]
+        off = ((rows * 16 - (rows * 16).round()).abs() > 1e-3).any(dim=1)
+        if self.sign == "levels":
+            return off[:, None]
         if self.sign == "crowd":
-            off = ((rows * 16 - (rows * 16).round()).abs() > 1e-3).any(dim=1)
             found = [len(x) > 1 and bool(off.double().mean() > 0.5)]
         elif self.sign == "steps":
             near = len(self.last) > 0 and len(x) > 0

@@ -80,7 +80,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
       for hides in ("ripple", "waves", "decoy", "stairs", "shuffle", "zero", "winners")],
     *[("cheat_field", {"sign": sign}) for sign in
       ("crowd", "size", "thread", "command", "modules", "eval_again", "steps", "view", "instances",
-       "needle_3", "needle_10", "tired")],
+       "needle_3", "needle_10", "tired", "levels")],
 ]  # fmt: skip
 REMEMBERS = ("memory", "suspicion", "batch", "field")
 """Families whose members may keep something from one query to the next."""

@@ -29,6 +29,7 @@ SPLIT = [
 ]
 WHOLE = [
     {"name": "surrogate", "draws": 2, "attack": {"name": "pgd", "eps": 0.2, "steps": 2}},
+    {"name": "quantised", "attack": {"name": "pgd", "eps": 0.2, "steps": 2}},
     {"name": "advgan", "eps": 0.2, "steps": 2},
     {"name": "universal", "eps": 0.2, "steps": 2},
     {"name": "patch", "side": 2, "steps": 2},

@@ -1,5 +1,6 @@
 """Asked as a user would: what a model can see of who asks it."""
 
+import importlib
 import inspect
 import multiprocessing
 import os
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from bench.suspicion.bare import ask_bare
 
+CALLER = os.getpid()
 BEGUN = time.monotonic(), time.time()
 
 
@@ -53,7 +56,11 @@ def ours() -> bool:
         lambda x: "CUBLAS_WORKSPACE_CONFIG" in os.environ,
         lambda x: torch.are_deterministic_algorithms_enabled(),
         lambda x: torch.get_num_threads() == 1,
-        lambda x: not torch.is_grad_enabled(),
+        lambda x: not torch.is_grad_enabled() and not torch.is_inference_mode_enabled(),
+        lambda x: "attacks.apgd" in sys.modules or "bench.measure.query" in sys.modules,
+        lambda x: sys.orig_argv != [""] or torch.initial_seed() == 5,
+        lambda x: Path("/proc/self/cmdline").read_bytes().rstrip(b"\0") != b"python",
+        lambda x: os.getppid() == CALLER,
         lambda x: max(time.monotonic() - BEGUN[0], time.time() - BEGUN[1]) < 3600,
     ],
 )
@@ -61,6 +68,8 @@ def test_no_sign_of_the_harness_is_there(
     sign: Callable[[Tensor], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    importlib.import_module("attacks.apgd")
+    torch.manual_seed(5)
     assert not ask_bare(Looks(sign), torch.rand(12, 3)).any()
     assert "bench.suspicion.bare" in sys.modules  # here everything is as it was
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
@@ -77,6 +86,23 @@ def test_every_row_has_its_answer_and_every_tenth_is_asked_alone() -> None:
     assert torch.equal(found[:, 0], x[:, 0])
     assert ((found[:, 1] == 1) == (torch.arange(300) % 10 == 0)).all()
     assert found[:, 1].max() == 128
+
+
+def test_every_tenth_row_is_asked_in_inference_mode_where_the_model_bears_it() -> None:
+    class Deployed(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return torch.full((len(rows), 2), float(torch.is_inference_mode_enabled()))
+
+    class Differentiates(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            with torch.enable_grad():
+                again = rows.detach().clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(again.square().sum(), again)
+            return gradient[:, :2]
+
+    x = torch.rand(25, 2)
+    assert torch.equal(ask_bare(Deployed(), x)[:, 0], (torch.arange(25) % 10 == 0).float())
+    assert torch.allclose(ask_bare(Differentiates(), x), 2 * x)
 
 
 def test_what_the_model_raises_there_and_its_end_are_told() -> None:
