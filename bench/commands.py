@@ -115,9 +115,14 @@ class _Several(TyperCommand):
         spread: list[str] = []
         option = ""
         for word in args:
+            name, equals, value = word.partition("=")
             if word.startswith("--"):
-                option = word if word in self.SEVERAL else ""
-                spread += [] if option else [word]
+                option = name if name in self.SEVERAL else ""
+                first = [option, value] if equals else []
+                spread += first if option else [word]
+            elif option != "--transfer-from" and ":" in word and not Path(word).exists():
+                option = ""  # file.py:build, what stands for itself: no weights, no budget
+                spread.append(word)
             else:
                 spread += [option, word] if option else [word]
         return super().parse_args(ctx, spread)
@@ -143,6 +148,13 @@ def judge_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the pa
     data: Annotated[
         str | None, typer.Option(help="Test data: a .npz or .safetensors file, a folder of images.")
     ] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Of a folder of images: the shorter side, in pixels.")
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(help="Then a square from the middle: its side, in pixels.")
+    ] = None,
+    gray: Annotated[bool, typer.Option("--gray", help="One channel instead of three.")] = False,
     reference: Annotated[
         str | None,
         typer.Option(help="What makes the undefended network [BUILDER], or a defense by name."),
@@ -209,6 +221,7 @@ def judge_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the pa
         "mean": mean, "std": std, "range": value_range, "layout": layout, "order": order,
         "part": part,
     }  # fmt: skip
+    images = {"resize": resize, "crop": crop, "gray": gray or None}
 
     def command() -> int:
         from bench.handing import Handed
@@ -218,7 +231,7 @@ def judge_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the pa
 
         handed = Handed(
             builder, weights, norm, budget, dataset, data, reference, reference_weights,
-            transfer_from, sources, form, expect_accuracy, name,
+            transfer_from, sources, form, expect_accuracy, name, images,
         )  # fmt: skip
         question = handed.question(out)
         ready = prepared(question, options)

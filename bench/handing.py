@@ -17,7 +17,8 @@ from bench.plugins.parameter import as_dataset
 class Handed:
     """The words of a command: builders, files, a budget. Paths start at the current folder.
 
-    ``form``: parameters of ``checkpoint`` that say how all networks given want their inputs.
+    ``form``: parameters of ``checkpoint`` that say how all networks given want their inputs;
+    ``images``: those of ``image-folder``, for a folder as ``data``.
     """
 
     builder: str | None
@@ -33,6 +34,7 @@ class Handed:
     form: Mapping[str, Any] = field(default_factory=dict)
     expect_accuracy: float | None = None
     name: str | None = None
+    images: Mapping[str, Any] = field(default_factory=dict)
 
     def question(self, out: Path | None) -> Question:
         """Return the question, its paths as they start at its results folder ``out``.
@@ -81,10 +83,22 @@ class Handed:
         return checkpoint(placed, [travelling(path, home) for path in weights], self.form)
 
     def _data(self, home: Path) -> Document:
+        images = {key: value for key, value in self.images.items() if value is not None}
+        folder = self.data is not None and Path(self.data).is_dir()
+        if images and not folder:
+            raise UserError(f"--{min(images)} is for a folder of images, and --data names none")
         if self.data is None:
             return {"name": str(self.dataset)}
+        if folder:
+            path = travelling(self.data, home)
+            return {"name": "image-folder", "path": f"{path.rstrip('/')}/", **images}
         table = as_dataset(self.data)
-        return {**table, **({"path": travelling(table["path"], home)} if "path" in table else {})}
+        if "path" not in table:
+            raise UserError(
+                f"--data {self.data!r}: a .npz or .safetensors file or a folder of images is "
+                "expected, and no such folder is here; --dataset takes a name"
+            )
+        return {**table, "path": travelling(table["path"], home)}
 
     def _reference(self, home: Path) -> Document | None:
         if self.reference_weights:
@@ -99,7 +113,7 @@ class Handed:
         return {"name": self.reference}
 
     def _source(self, item: str, home: Path) -> Document:
-        builder, _, weights = item.rpartition("=")
+        builder, _, weights = ("", "", item) if Path(item).exists() else item.rpartition("=")
         if not builder and weights in registry.DEFENSES.names():
             return {"name": weights}
         return self._model(builder or self.builder, [weights], home)

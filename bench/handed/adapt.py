@@ -116,7 +116,9 @@ class Adapted(nn.Module):
 
 
 def logits_of(answer: Any) -> Tensor:
-    """Return the logits in what a network answers: a tensor, ``logits`` of it, or its first item.
+    """Return the logits in what a network answers: a tensor, ``logits`` of it, or its first matrix.
+
+    That of a tuple: a loss may stand before them.
 
     Raises UserError where there are none.
     """
@@ -127,7 +129,7 @@ def logits_of(answer: Any) -> Tensor:
     else:
         found = getattr(answer, "logits", None)
     if found is None and isinstance(answer, tuple | list) and answer:
-        found = answer[0]
+        found = next((item for item in answer if _is_matrix(item)), answer[0])
     if isinstance(found, Tensor):
         return found
     what = f"a {type(answer).__name__}"
@@ -137,6 +139,10 @@ def logits_of(answer: Any) -> Tensor:
         f"the model must return logits (n, classes), got {what}: return a tensor, a tuple that "
         "begins with it, or an object or dict with logits"
     )
+
+
+def _is_matrix(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.dim() == 2
 
 
 def adapt(

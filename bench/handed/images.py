@@ -23,13 +23,15 @@ class ImageFolder(DataSource):
 
     ``resize``: the shorter side in pixels, by bilinear interpolation, None: as they are; then
     ``crop``: a square of so many pixels from the middle, None: the whole. torchvision's weights
-    are mostly for ``resize = 256``, ``crop = 224``. Decoded once, as bytes, into a file of the
+    are mostly for ``resize = 256``, ``crop = 224``. ``gray``: one channel, of brightness, in place
+    of red, green and blue. Decoded once, as bytes, into a file of the
     cache that every worker maps.
     """
 
     path: str
     resize: int | None = None
     crop: int | None = None
+    gray: bool = False
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -43,7 +45,8 @@ class ImageFolder(DataSource):
         x = self._images([Path(path) for path, _ in listed], settings)
         y = np.array([label for _, label in listed])
         found = check_inputs(x, y, ("its images", "its classes"), self.path)
-        return assemble(Path(self.path).resolve().name, None, (found.x, found.y))
+        name = Path(self.path).resolve().name
+        return assemble(name, None, (found.x, found.y), notes=found.notes)
 
     def _listed(self) -> list[tuple[str, int]]:
         from torchvision.datasets import ImageFolder as Folder
@@ -57,8 +60,9 @@ class ImageFolder(DataSource):
             ) from error
 
     def _images(self, paths: list[Path], settings: DataSettings) -> np.ndarray:
-        """Return (n, 3, height, width) uint8, mapped from the cache."""
-        name = hashlib.sha256(f"{self.resize} {self.crop}".encode())
+        """Return (n, channels, height, width) uint8, mapped from the cache."""
+        mode = " gray" if self.gray else ""
+        name = hashlib.sha256(f"{self.resize} {self.crop}{mode}".encode())
         for path in paths:
             name.update(hashlib.sha256(path.read_bytes()).digest())
         folder = (settings.cache_dir or default_cache()) / "images"
@@ -80,7 +84,8 @@ class ImageFolder(DataSource):
                     raise UserError(
                         f"{path}: is {image.shape[2]} × {image.shape[1]} pixels and the first "
                         f"image {first.shape[2]} × {first.shape[1]}: "
-                        "give resize and crop, as in resize = 256, crop = 224"
+                        "give resize and crop, as in resize = 256, crop = 224 "
+                        "(--resize 256 --crop 224)"
                     )
                 array[row] = image
             array.flush()
@@ -90,11 +95,12 @@ class ImageFolder(DataSource):
         from torchvision.transforms import functional as transforms
 
         try:
-            image: Any = Image.open(path).convert("RGB")
+            image: Any = Image.open(path).convert("L" if self.gray else "RGB")
         except OSError as error:
             raise UserError(f"{path}: cannot be read as an image: {error}") from error
         if self.resize is not None:
             image = transforms.resize(image, [self.resize])
         if self.crop is not None:
             image = transforms.center_crop(image, [self.crop])
-        return np.asarray(image, np.uint8).transpose(2, 0, 1)
+        array = np.asarray(image, np.uint8)
+        return array[None] if self.gray else array.transpose(2, 0, 1)

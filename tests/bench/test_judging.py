@@ -253,6 +253,49 @@ def test_a_defense_may_stand_on_the_weights_of_its_reference(
     assert "holds the same bytes" in same.output
 
 
+def test_a_folder_of_images_needs_no_slash_and_takes_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imgs").mkdir()
+    (tmp_path / "lr=0.1").mkdir()
+    for name in ("w.pt", "lr=0.1/w.pt"):
+        torch.save({}, name)
+    given: dict[str, Any] = {
+        "builder": "digits-cnn", "weights": ["w.pt"], "norm": "linf", "budgets": ["0.1"],
+    }  # fmt: skip
+    images = {"resize": 40, "crop": 32, "gray": None}
+    asked = Handed(**given, data="imgs", images=images, transfer_from=["lr=0.1/w.pt"])
+    question = asked.question(tmp_path)
+    assert question.dataset == {"name": "image-folder", "path": "imgs/", "resize": 40, "crop": 32}
+    assert question.transfer_from[0]["weights"] == ["lr=0.1/w.pt"]
+    with pytest.raises(UserError, match=r"'nowhere': a .* file or a folder of images is"):
+        Handed(**given, data="nowhere").question(None)
+    with pytest.raises(UserError, match="--crop is for a folder of images"):
+        Handed(**given, dataset="digits", images=images).question(None)
+
+
+def test_what_makes_the_network_may_stand_after_its_weights(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (trained / "net.py").write_text(NARROW)
+    torch.save({"1.weight": torch.zeros(10, 64), "1.bias": torch.zeros(10)}, trained / "p.pt")
+    torch.save({"1.weight": torch.ones(10, 64), "1.bias": torch.zeros(10)}, trained / "q.pt")
+    monkeypatch.chdir(trained)
+    more = ["--dataset", "digits", "--dry-run", "--offline", "--cache-dir", "cache", "--sources",
+            "60", "--device", "cpu"]  # fmt: skip
+    with in_process():
+        behind = _invoke(
+            "judge", "--weights=p.pt", "q.pt", "--budget", "0.2", "net.py:plain", *more
+        )
+        before = _invoke(
+            "judge", "net.py:plain", "--weights", "p.pt", "q.pt", "--budget", "0.2", *more
+        )
+    assert behind.exit_code == before.exit_code == 0, behind.output
+    assert "net.py:plain" in behind.output
+    assert "q.pt" in behind.output
+
+
 def test_what_was_not_handed_is_asked_for() -> None:
     def said(**given: Any) -> str:
         with pytest.raises(UserError) as caught:

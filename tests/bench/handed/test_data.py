@@ -153,6 +153,15 @@ def test_images_are_resized_and_cropped_as_is_said() -> None:
     assert np.array_equal(data.test.stored[0].numpy().transpose(1, 2, 0), np.asarray(image))
 
 
+def test_images_may_be_gray() -> None:
+    photos(*[(20, 16)] * 4)
+    data = ImageFolder("photos", gray=True).load(DataSettings())
+    assert data.info.shape == (1, 16, 20)
+    first = np.asarray(Image.open("photos/cat/1.png").convert("L"))
+    assert np.array_equal(data.test.stored[0, 0].numpy(), first)
+    assert ImageFolder("photos").load(DataSettings()).info.shape == (3, 16, 20)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
