@@ -39,8 +39,7 @@ class Quantised(AroundAttack):
     Every query is rounded to the nearest level, with the gradient of the identity (Bengio, Léonard,
     Courville 2013, arXiv 1308.3432), and so is what is returned, within the budget: under L∞ the
     budget is that of whole steps. The levels are the fewest, of at most 256, that all sources lie
-    on; where there are none the sources are returned, for data without levels have no points
-    between them. ``attack``: a name or a table, in whose place stand further keys of a flat table.
+    on; of data without any, all is as with ``attack`` alone. ``attack``: a name or a table, in whose place stand further keys of a flat table.
     Threat model, goal and targets are its own.
 
     Raises ``ValueError`` for an unknown attack or a wrong parameter of it, and for one that learns
@@ -69,8 +68,10 @@ class Quantised(AroundAttack):
     ) -> Perturbation:
         """Search on the levels of ``x``."""
         steps = levels(x)
-        inner = None if steps is None else self._within(x, steps)
-        if steps is None or inner is None:
+        if steps is None:
+            return self.inner.perturb(model, x, y, target, context)
+        inner = self._within(x, steps)
+        if inner is None:
             return Perturbation(x)
         found = inner.perturb(OnLevels(model, steps), x, y, target, context)
         return replace(found, x_adv=towards(x, found.x_adv, steps))

@@ -89,7 +89,7 @@ def test_the_levels_are_those_of_all_sources() -> None:
     assert levels(torch.rand(50, generator=torch.Generator().manual_seed(0))) is None
 
 
-def test_without_levels_and_below_a_step_the_sources_are_returned() -> None:
+def test_without_levels_all_is_allowed_and_below_a_step_nothing() -> None:
     context, given = AttackContext(INFO, 0, {}), sources()
     fine = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
     assert (
