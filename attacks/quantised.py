@@ -39,8 +39,8 @@ class Quantised(AroundAttack):
     Every query is rounded to the nearest level, with the gradient of the identity (Bengio, Léonard,
     Courville 2013, arXiv 1308.3432), and so is what is returned, within the budget: under L∞ the
     budget is that of whole steps. The levels are the fewest, of at most 256, that all sources lie
-    on; of data without any, all is as with ``attack`` alone. ``attack``: a name or a table, in whose place stand further keys of a flat table.
-    Threat model, goal and targets are its own.
+    on; of data without any, all is as with ``attack`` alone. ``attack``: a name or a table, in
+    whose place stand further keys of a flat table. Threat model, goal and targets are its own.
 
     Raises ``ValueError`` for an unknown attack or a wrong parameter of it, and for one that learns
     or needs other models.
