@@ -115,6 +115,20 @@ def test_a_query_is_rounded_and_its_gradient_is_the_identity_s() -> None:
     assert torch.equal(gradient[0], linear().weight[0])
 
 
+def test_a_query_lies_exactly_on_a_level_with_gradients_too() -> None:
+    seen = []
+
+    class Looks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.detach())
+            return x
+
+    x = (torch.rand(2000, 6, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    OnLevels(Looks(), 255)(x)
+    levelled = (x.detach() * 255).round() / 255
+    assert torch.equal(seen[0], levelled)
+
+
 def test_a_wrong_inner_attack_is_refused() -> None:
     with pytest.raises(ValueError, match="which needs other models"):
         Quantised.from_params(attack={"name": "transfer", "attack": "pgd"})
