@@ -50,6 +50,8 @@ def _parts(value: Any, seen: dict[int, tuple[int, object]]) -> Iterator[bytes]:
             return
         seen[id(value)] = (len(seen), value)
     yield type(value).__qualname__.encode()
+    if isinstance(value, np.ndarray) and value.dtype.hasobject:
+        value = value.tolist()  # its bytes are addresses
     if isinstance(value, torch.Tensor | np.ndarray):
         yield from _numbers(value)
         return

@@ -299,7 +299,8 @@ def test_the_identity_is_of_everything_that_answers_may_hang_on(
 @pytest.mark.process
 def test_the_identity_is_the_same_in_every_process(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "import torch, functools\nfrom dataclasses import dataclass\nfrom torch import nn\n"
+        "import torch, functools, numpy as np\n"
+        "from dataclasses import dataclass\nfrom torch import nn\n"
         "@dataclass\nclass Settings:\n    k: int = 2\n    names: tuple = ('a', 'b')\n"
         "def help(x):\n    return [F(v) for v in x]\n"
         "def F(x):\n    return x\n"
@@ -309,6 +310,7 @@ def test_the_identity_is_the_same_in_every_process(tmp_path: Path) -> None:
         "        torch.manual_seed(0)\n"
         "        self.conv = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))\n"
         "        self.settings, self.kinds = Settings(), {'x', 'y', 'z'}\n"
+        "        self.things = np.array([Settings(), 'a'], dtype=object)\n"
         "        self.itself = [self]\n"
         "    @property\n    def k(self):\n        return self.settings.k\n"
         "    @functools.cached_property\n    def c(self):\n        return object()\n"
