@@ -41,6 +41,10 @@ CALLED = (
 )
 """What is said of attacks that may never run."""
 
+CENTRE = (5**0.5 - 1) / 2
+"""Every value of a tried source: the farthest from fractions, so that nothing takes it for a level
+that the data have."""
+
 AROUND = 20_000
 """Rows that a model is asked beside its attacks, by probes, suspicion and once more at the end."""
 
@@ -125,7 +129,7 @@ class _Count:
 
 
 class _StandIn(nn.Module):
-    """Class 0 by ``margin`` where an input is 0.5 everywhere, and nearly linear around it."""
+    """Class 0 by ``margin`` where an input is ``CENTRE`` everywhere, and linear around it."""
 
     def __init__(self, info: DataInfo, margin: float, slope: float, count: _Count) -> None:
         super().__init__()
@@ -142,7 +146,7 @@ class _StandIn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.count.forwards += len(x)
-        logits: Tensor = (x.flatten(1) - 0.5) @ self.weight + self.lead
+        logits: Tensor = (x.flatten(1) - CENTRE) @ self.weight + self.lead
         if logits.requires_grad:
             logits.register_hook(self._backward)  # type: ignore[no-untyped-call]
         return logits
@@ -206,7 +210,7 @@ def _tried(node: Node, info: DataInfo, *, falls: bool) -> Passes:
     count = _Count()
     slope = 1.0 if falls else 10 / info.features
     model = _StandIn(info, 1e-3 if falls else 30.0, slope, count)
-    x = torch.full((TRIED, *info.shape), 0.5)
+    x = torch.full((TRIED, *info.shape), CENTRE)
     sources = Sources(torch.arange(TRIED), x, torch.zeros(TRIED, dtype=torch.int64))
     attack: Attack = node.attack()
     fitted: dict[str, nn.Module] = dict.fromkeys(node.document["requires"], model)
@@ -224,7 +228,7 @@ def _tried(node: Node, info: DataInfo, *, falls: bool) -> Passes:
 def _timed(ready: Prepared) -> tuple[float, float]:
     """Return the seconds a row of a forward and of a backward pass, the slowest of the models."""
     times = [(0.0, 0.0)]
-    for node in own_models(ready.plan)[:1]:
+    for node in own_models(ready.plan):
         model = model_of(node, ready.settings, ready.data).eval()
         rows = ready.data.test.take(slice(0, TOGETHER)).to(torch.device(ready.settings.device))
         x = rows.x

@@ -18,6 +18,9 @@ Order = Literal["rgb", "bgr"]
 
 Numbers = str | float | Sequence[float]
 
+Way = tuple[nn.Module, tuple[str, ...]]
+"""A network as it can be asked, and what to say of that."""
+
 
 @dataclass(frozen=True)
 class Form:
@@ -145,9 +148,7 @@ def _is_matrix(item: Any) -> bool:
     return isinstance(item, Tensor) and item.dim() == 2
 
 
-def adapt(
-    model: Any, form: Form, shape: tuple[int, ...], classes: int | None = None
-) -> tuple[nn.Module, tuple[str, ...]]:
+def adapt(model: Any, form: Form, shape: tuple[int, ...], classes: int | None = None) -> Way:
     """Return ``model`` as the harness takes one, itself where it is that already, and notes.
 
     It is asked about two rows of ``shape``, in evaluation mode. ``classes``: of the data, None
@@ -158,15 +159,15 @@ def adapt(
             f"the model must be a torch.nn.Module, got {_kind(model)}: wrap it in one whose "
             "forward returns logits, with gradients"
         )
-    model, notes = _float32(model)
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
+    first, *others = _float32(model)
+    model, notes = first
     try:
-        layout, answer = _asked(model, form, shape)
-    finally:
-        for module in training:
-            module.training = True
+        layout, answer = _in_evaluation(model, form, shape)
+    except UserError:
+        if not others:
+            raise
+        model, notes = others[0]
+        layout, answer = _in_evaluation(model, form, shape)
     if layout == "nhwc" and form.layout is None:
         notes = (*notes, 'the model takes images with channels last (layout = "nhwc")')
     if not isinstance(answer, Tensor):
@@ -178,17 +179,49 @@ def adapt(
     return Adapted(model, found, shape), notes
 
 
-def _float32(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+class InItsOwn(nn.Module):
+    """``network``, which casts inputs to the dtype of its weights, with logits in that of x."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (batch, classes)."""
+        return logits_of(self.network(x)).to(x.dtype)
+
+
+def _float32(model: nn.Module) -> list[Way]:
+    """Return the ways to ask ``model`` with inputs of float32, the best first, and what to say.
+
+    One that casts its inputs by itself can be asked with weights of that dtype alone.
+    """
     kinds = {
         value.dtype
         for value in (*model.parameters(), *model.buffers())
         if value.is_floating_point() and value.dtype != torch.float32
     }
     if not kinds:
-        return model, ()
+        return [(model, ())]
     words = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
     # A copy: the model that somebody handed us stays as it is.
-    return copy.deepcopy(model).float(), (f"the model is {words}, and was cast to float32",)
+    cast = copy.deepcopy(model).float()
+    ways: list[Way] = [(cast, (f"the model is {words}, and was cast to float32",))]
+    if len(kinds) == 1:
+        ways.append((InItsOwn(model), (f"the model is {words}, and is asked in it",)))
+    return ways
+
+
+def _in_evaluation(model: nn.Module, form: Form, shape: tuple[int, ...]) -> tuple[Layout, Any]:
+    """Return what ``_asked`` does, asked in evaluation mode."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        return _asked(model, form, shape)
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _asked(model: nn.Module, form: Form, shape: tuple[int, ...]) -> tuple[Layout, Any]:

@@ -140,7 +140,9 @@ def _gradients(
     except Exception as error:  # noqa: BLE001 (a model may hold constants of one dtype)
         # What casts inside is held against the same gradient in its own precision.
         errors["float64"] = f"{type(error).__name__}: {error}"
-        exact = _chunked(_log_odds, View(model), sources)
+        exact = _chunked(
+            lambda m, x, y: _log_odds(lambda leaf: m(leaf.float()), x, y), model, sources
+        )
     # Descending the loss is climbing the log-odds. Scaled first: a norm of 1e-30 squares to zero.
     loss, exact = -loss.double(), exact.double()
     loss, exact = (g / g.abs().amax(dim=1, keepdim=True).clamp(min=1e-300) for g in (loss, exact))
@@ -217,7 +219,7 @@ def _cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return pull(logits, leaf, logits.detach().softmax(dim=1) - label)
 
 
-def _log_odds(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def _log_odds(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Return the gradient of the label's log-odds, (n, d), in the model's own precision."""
     leaf = x.detach().double().requires_grad_()
     with torch.enable_grad():

@@ -5,14 +5,25 @@ from dataclasses import replace
 import pytest
 import torch
 
+from attacks.quantised import levels
 from bench.base.types import DataInfo, UserError
-from bench.cost import Cost, Line, Passes, _Count, _StandIn, cost_table, duration, seconds_of
+from bench.cost import (
+    CENTRE,
+    Cost,
+    Line,
+    Passes,
+    _Count,
+    _StandIn,
+    cost_table,
+    duration,
+    seconds_of,
+)
 
 INFO = DataInfo("x", (1, 4, 4), 3, (0.5,), (0.5,))
 
 
 def test_one_stand_in_falls_at_once_and_nothing_moves_the_other() -> None:
-    x = torch.full((2, 1, 4, 4), 0.5)
+    x = torch.full((2, 1, 4, 4), CENTRE)
     generator = torch.Generator().manual_seed(1)
     others = torch.rand((500, 1, 4, 4), generator=generator)
     count = _Count()
@@ -22,6 +33,11 @@ def test_one_stand_in_falls_at_once_and_nothing_moves_the_other() -> None:
     assert (stands(others).argmax(1) == 0).all()
     assert (falls(others).argmax(1) != 0).float().mean() > 0.5
     assert count.forwards == 1004
+
+
+def test_no_attack_takes_a_stand_in_s_sources_for_a_picture_s_levels() -> None:
+    assert levels(torch.full((2, 3, 4, 4), 1 / 2)) is not None
+    assert levels(torch.full((2, 3, 4, 4), CENTRE)) is None
 
 
 def test_passes_are_counted_both_ways() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -236,9 +237,36 @@ def test_a_plain_model_is_left_as_it_is(data: Dataset, model: nn.Module) -> None
     assert isinstance(wrapped, Adapted)
 
 
-def test_a_half_model_in_python_stays_half(data: Dataset, model: nn.Module) -> None:
-    import copy
+class CastsItself(nn.Module):
+    """Casts its inputs, once standardised, to the dtype that its weights were made with."""
 
+    def __init__(self, network: nn.Sequential, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.standardise, self.network = network[0], network[1:].to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(self.standardise(x).to(self.dtype))
+        return logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_model_that_casts_its_inputs_by_itself_is_asked_in_its_own_dtype(
+    data: Dataset, model: nn.Sequential, dtype: torch.dtype
+) -> None:
+    cast = CastsItself(copy.deepcopy(model), dtype)
+    adapted, notes = adapt(cast, Form(), data.info.shape, data.info.classes)
+    name = str(dtype).removeprefix("torch.")
+    assert notes == (f"the model is {name}, and is asked in it",)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(data.test.x), cast(data.test.x).float())
+    assert next(cast.parameters()).dtype == dtype
+    with pytest.warns(UserWarning, match="is asked in it"):
+        table = bench.evaluate(cast, data.test.x, data.test.y, ["fgsm"])
+    assert table.loc[0, "accuracy"] == 1.0
+
+
+def test_a_half_model_in_python_stays_half(data: Dataset, model: nn.Module) -> None:
     half = copy.deepcopy(model).half().train()
     with pytest.warns(UserWarning, match=r"the model is float16, and was cast to float32"):
         table = bench.evaluate(half, data.test.x, data.test.y, ["fgsm"])
