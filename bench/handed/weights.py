@@ -7,6 +7,7 @@ is code, and runs as a builder does: only where it was asked for by name.
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -30,9 +31,6 @@ PARTS = (
     "ema", "model_ema", "state_dict_ema", "ema_state_dict", "best", "last",
 )  # fmt: skip
 """Where a training script puts a model's weights in its checkpoint, the one that is taken first."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
-"""What wrappers put before a name: DataParallel and averages, torch.compile, a trainer's class."""
 
 COUNTERS = ("n_averaged", "num_batches_tracked")
 """Names of entries that an answer in evaluation mode does not depend on."""
@@ -175,7 +173,7 @@ def fill(model: nn.Module, weights: Weights, origin: str) -> tuple[str, ...]:
     Raises UserError naming the keys that do not.
     """
     wanted = model.state_dict()
-    tensors, notes = _renamed(weights.tensors, wanted)
+    tensors, notes = _renamed(weights.tensors, wanted, origin)
     missing = [key for key in wanted if key not in tensors and not key.endswith(COUNTERS)]
     surplus = [key for key in tensors if key not in wanted and not key.endswith(COUNTERS)]
     shapes = [
@@ -210,26 +208,55 @@ def _hint(missing: Sequence[str], surplus: Sequence[str], shapes: Sequence[str])
 
 
 def _renamed(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], origin: str
 ) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
-    needed = {key for key in wanted if not key.endswith(COUNTERS)}
-    off: list[str] = []
-    now = dict(tensors)
-    while not needed <= set(now):
-        own = {key: value for key, value in now.items() if key not in COUNTERS}
-        prefix = next((p for p in PREFIXES if own and all(k.startswith(p) for k in own)), None)
-        if prefix is None:
-            break
-        now = {key.removeprefix(prefix): value for key, value in own.items()}
-        off.append(prefix)
-    if needed <= set(now):
-        taken = "".join(off)
-        return now, (f"the prefix {taken!r} was taken off the weights' names",) if off else ()
-    for prefix in PREFIXES:
-        longer = {f"{prefix}{key}": value for key, value in tensors.items()}
-        if needed <= set(longer):
-            return longer, (f"the prefix {prefix!r} was put before the weights' names",)
+    """Return ``tensors`` by the names of ``wanted``, where only what stands before them differs.
+
+    As DataParallel, torch.compile, averages and trainers' classes put it there, which hold more
+    than the network too: losses, metrics.
+    """
+    needed = [key for key in wanted if not key.endswith(COUNTERS)]
+    if not needed or set(needed) <= set(tensors):
+        return tensors, ()
+    for ours in _leading(needed):
+        cores = [key.removeprefix(ours) for key in needed]
+        places = [
+            key.removesuffix(cores[0]) for key in tensors if f".{key}".endswith(f".{cores[0]}")
+        ]
+        fits = [theirs for theirs in places if all(theirs + core in tensors for core in cores)]
+        if len(fits) > 1:
+            raise UserError(
+                f"{origin} holds several sets of weights, under {_some(sorted(fits))}: save the "
+                "state dict of one of them alone"
+            )
+        if fits:
+            return _moved(tensors, fits[0], ours)
     return tensors, ()
+
+
+def _leading(names: Sequence[str]) -> list[str]:
+    """Return what all dotted names begin with, by whole parts: none of them, one, two and so on."""
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    common = [column[0] for column in itertools.takewhile(lambda c: len(set(c)) == 1, parts)]
+    return ["".join(f"{part}." for part in common[:count]) for count in range(len(common) + 1)]
+
+
+def _moved(
+    tensors: Mapping[str, Tensor], theirs: str, ours: str
+) -> tuple[Mapping[str, Tensor], tuple[str, ...]]:
+    """Return what stands under the prefix ``theirs`` under ``ours``, and what was done."""
+    inside = {
+        ours + key.removeprefix(theirs): value
+        for key, value in tensors.items()
+        if key.startswith(theirs)
+    }
+    others = [key for key in tensors if not key.startswith((theirs, *COUNTERS))]
+    done = [
+        *([f"the prefix {theirs!r} was taken off the weights' names"] if theirs else []),
+        *([f"the prefix {ours!r} was put before the weights' names"] if ours else []),
+        *([f"{_some(others)} was left out, which is not the network's"] if others else []),
+    ]
+    return inside, tuple(done)
 
 
 def program_kind(path: Path) -> str | None:

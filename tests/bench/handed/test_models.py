@@ -168,6 +168,11 @@ def lightning(model: nn.Module, data: Dataset) -> None:
     torch.save({"state_dict": state, "pytorch-lightning_version": "2.4"}, "w.ckpt")
 
 
+def trainer(model: nn.Module, data: Dataset) -> None:
+    state = {f"classifier.{key}": value for key, value in model.state_dict().items()}
+    torch.save({**state, "criterion.weight": torch.ones(3)}, "w.pt")
+
+
 WAYS = [
     ("models.py:Huggingface", saved("w.pt"), {}, "taken out of its SimpleNamespace"),
     ("models.py:Dictionary", saved("w.pt"), {}, "taken out of its dict"),
@@ -181,7 +186,10 @@ WAYS = [
     ("program", export, {"weights": "w.pt2"}, "torch.export program"),
     ("models.py:plain", average, {"part": "ema"}, "the prefix 'module.module.' was taken off"),
     ("models.py:plain", lightning, {"weights": "w.ckpt"}, "the weights are 'state_dict'"),
-    ("models.py:Tuple", saved("w.pt", ""), {}, None),
+    ("models.py:plain", trainer, {}, "criterion.weight was left out, which is not the network's"),
+    ("models.py:plain", saved("w.pt", "student.backbone."), {}, "'student.backbone.' was taken"),
+    ("models.py:Tuple", saved("w.pt", ""), {}, "the prefix 'inner.' was put before"),
+    ("models.py:Tuple", saved("w.pt", "module."), {}, "the prefix 'module.' was taken off"),
 ]
 
 
@@ -190,12 +198,6 @@ def test_every_way_to_hand_a_model_over_gives_the_plain_one_s_records(
     data: Dataset, model: nn.Module, builder: str, save, params, note: str | None
 ) -> None:
     save(model, data)
-    if builder == "models.py:Tuple" and "inner.2.weight" not in torch.load("w.pt"):
-        with pytest.raises(
-            UserError, match=r"missing inner\.2\.weight.*not in the model 2\.weight"
-        ):
-            loaded(data, builder=builder, weights="w.pt")
-        return
     found, notes = loaded(data, **{"weights": "w.pt", **params}, builder=builder)
     with torch.no_grad():
         assert torch.allclose(found(data.test.x), model(data.test.x), atol=1e-4)
@@ -204,6 +206,18 @@ def test_every_way_to_hand_a_model_over_gives_the_plain_one_s_records(
     names = ["sample_id", "clean_prediction", "success", "misclassified", "in_budget"]
     assert records[names].equals(expected[names])
     assert 0 < expected["success"].sum() < len(expected)
+
+
+def test_weights_under_several_prefixes_are_nobody_s_to_choose_from(
+    data: Dataset, model: nn.Module
+) -> None:
+    state = model.state_dict()
+    both = {
+        f"{name}.{key}": value for name in ("student", "teacher") for key, value in state.items()
+    }
+    torch.save(both, "w.pt")
+    with pytest.raises(UserError, match=r"several sets of weights, under student\., teacher\."):
+        loaded(data, builder="models.py:plain", weights="w.pt")
 
 
 def attacked(model: nn.Module, data: Dataset):
