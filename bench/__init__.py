@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from bench.base.types import DataInfo, Spec, ThreatModel, UserError
     from bench.compose import run
     from bench.evaluation import evaluate
-    from bench.judging import Verdict, judge
+    from bench.judging.answer import Verdict
+    from bench.judging.modules import judge
     from bench.plugins.contracts import (
         Attack,
         AttackContext,
@@ -67,7 +68,8 @@ _HOMES = {
     "bench.compose": ("run",),
     "bench.plugins.data": ("Dataset", "Split"),
     "bench.evaluation": ("evaluate",),
-    "bench.judging": ("Verdict", "judge"),
+    "bench.judging.answer": ("Verdict",),
+    "bench.judging.modules": ("judge",),
     "bench.plugins.contracts": (
         "Attack", "AttackContext", "BuildContext", "DataSettings", "DataSource", "Defense",
         "FitContext", "LearningAttack", "Network", "Perturbation",

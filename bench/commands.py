@@ -224,8 +224,9 @@ def judge_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the pa
     images = {"resize": resize, "crop": crop, "gray": gray or None}
 
     def command() -> int:
-        from bench.handing import Handed
-        from bench.judging import prepared, verdict_of
+        from bench.judging.answer import verdict_of
+        from bench.judging.question import prepared
+        from bench.judging.words import Handed
         from leaderboard.terminal.judged import show_judged
         from leaderboard.terminal.results import show_trouble
 
@@ -236,7 +237,7 @@ def judge_command(  # noqa: PLR0913, PLR0917 (typer reads the options off the pa
         question = handed.question(out)
         ready = prepared(question, options)
         if dry_run or limit:
-            from bench.cost import cost, cost_table, fitting
+            from bench.judging.cost import cost, cost_table, fitting
             from leaderboard.terminal.judged import show_cost
 
             told = cost(ready)

@@ -1,4 +1,4 @@
-"""Two progress bars with the time left: fits, and the cells and probes behind them.
+"""A progress bar with the time left for each: fits, the probes of their models, attacks.
 
 Where standard error is no terminal, as in a cluster's log, a line every half minute instead.
 """
@@ -17,12 +17,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
-from bench.plan.graph import Node, Plan
+from bench.plan.graph import Kind, Node, Plan
 from bench.runner.schedule import Observer
 from bench.runner.task import Report
 
 EVERY = 30.0
 """Seconds between two lines of a log."""
+
+
+SHOWN: dict[Kind, str] = {
+    "fit": "models",
+    "probe": "probes",
+    "attack-fit": "attacks",
+    "cell": "attacks",
+}
+"""What a node counts as; a probe of a large network takes minutes, and is no attack."""
+
+
+def totals(plan: Plan) -> dict[str, int]:
+    """Return how many nodes of a plan count as what."""
+    found = Counter(SHOWN[node.kind] for node in plan.nodes)
+    return {name: found[name] for name in dict.fromkeys(SHOWN.values())}
 
 
 class Tally:
@@ -31,19 +46,19 @@ class Tally:
     def __init__(self, plan: Plan, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock, self.start = clock, clock()
         self.began: float | None = None
-        fits = len(plan.of("fit"))
-        self.totals = {"models": fits, "attacks": len(plan.nodes) - fits}
+        self.totals = totals(plan)
         self.done: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
         self.worked = 0
 
     def observe(self, node: Node, report: Report, reused: bool) -> None:
         """Count a node that ended."""
-        self.done["models" if node.kind == "fit" else "attacks"] += 1
+        name = SHOWN[node.kind]
+        self.done[name] += 1
         if report.outcome.status != "done":
             self.ends[report.outcome.status] += 1
         self.ends["reused"] += reused or report.cached
-        if node.kind != "fit" and not reused and report.outcome.status != "skipped":
+        if name == "attacks" and not reused and report.outcome.status != "skipped":
             self.worked += 1
             if self.began is None:
                 self.began = self.clock() - report.seconds
@@ -51,7 +66,7 @@ class Tally:
     def line(self) -> str:
         """Return it as a line, with the time since the start and the time left.
 
-        That is told from the attacks alone: what fits took before says nothing of what is left.
+        That is told from the attacks alone: what came before them says nothing of what is left.
         """
         now = self.clock()
         parts = [f"{name} {self.done[name]}/{total}" for name, total in self.totals.items()]
@@ -61,8 +76,8 @@ class Tally:
         about = ""
         if self.began is not None:
             left = self.totals["attacks"] - self.done["attacks"]
-            fitted = self.done["models"] == self.totals["models"]
-            about = f", {'about' if fitted else 'at least'} "
+            ready = all(self.done[n] == self.totals[n] for n in self.totals if n != "attacks")
+            about = f", {'about' if ready else 'at least'} "
             about += f"{_minutes((now - self.began) / self.worked * left)} left"
         total = _minutes(now - self.start)
         return f"{total}: {', '.join(parts)}{f' ({ends})' if ends else ''}{about}"
@@ -113,8 +128,10 @@ def bars(plan: Plan) -> Iterator[Observer]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        fits = progress.add_task("models", total=len(plan.of("fit")), note="")
-        rest = progress.add_task("attacks", total=len(plan.nodes) - len(plan.of("fit")), note="")
+        tasks = {
+            name: progress.add_task(name, total=total, note="")
+            for name, total in totals(plan).items()
+        }
         counts = {"failed": 0, "skipped": 0, "reused": 0}
 
         def observe(node: Node, report: Report, reused: bool) -> None:
@@ -122,6 +139,6 @@ def bars(plan: Plan) -> Iterator[Observer]:
                 counts[report.outcome.status] += 1
             counts["reused"] += reused or report.cached
             note = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-            progress.update(fits if node.kind == "fit" else rest, advance=1, note=note)
+            progress.update(tasks[SHOWN[node.kind]], advance=1, note=note)
 
         yield observe

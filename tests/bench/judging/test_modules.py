@@ -127,7 +127,7 @@ def test_another_model_or_other_data_leave_a_folder_as_it_was(judged: bench.Verd
 def test_a_script_without_a_guard_runs_once(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(
         "import sys, numpy as np, torch\n"
-        f"sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
         "print('from the top', flush=True)\n"
         "import bench\n"
         "from torch import nn\n"
@@ -217,7 +217,7 @@ def test_a_class_of_a_notebook_travels_with_its_module(tmp_path: Path) -> None:
         "path = pathlib.Path(sys.argv[1]); trust([hashlib.sha256(path.read_bytes()).hexdigest()]);"
         "print(unpickled(path)(torch.full((3, 2), 0.25)).tolist())"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(root)},
@@ -317,7 +317,7 @@ def test_the_identity_is_the_same_in_every_process(tmp_path: Path) -> None:
         "    @torch.no_grad()\n    def forward(self, x):\n        return help(self.conv(x))\n"
     )
     code = "import mine; from bench.handed.identity import identity; print(identity(mine.Net()))"
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     found = {
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,

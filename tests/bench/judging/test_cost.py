@@ -7,7 +7,7 @@ import torch
 
 from attacks.quantised import levels
 from bench.base.types import DataInfo, UserError
-from bench.cost import (
+from bench.judging.cost import (
     CENTRE,
     Cost,
     Line,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.base.types import Document, UserError
-from bench.judging import Question, checkpoint, placed_builder, slug, travelling
+from bench.judging.question import Question, checkpoint, placed_builder, slug, travelling
 from bench.plugins import discovery, registry
 from bench.plugins.parameter import as_dataset
 

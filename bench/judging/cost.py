@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.base.types import DataInfo, UserError
-from bench.judging import Prepared, Question, model_of, own_models, prepared
+from bench.judging.question import Prepared, Question, model_of, own_models, prepared
 from bench.measure.arithmetic import exact
 from bench.measure.cell import Sources, attack_sources
 from bench.plan.graph import Node

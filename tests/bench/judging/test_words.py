@@ -10,8 +10,8 @@ import torch
 
 from bench.base.files import read_json, read_tensors
 from bench.base.types import UserError
-from bench.handing import Handed
-from bench.judging import Question, checkpoint, placed_builder, slug, travelling
+from bench.judging.question import Question, checkpoint, placed_builder, slug, travelling
+from bench.judging.words import Handed
 from tests.bench.conftest import Command, _invoke, in_process
 
 MATRIX = """
@@ -342,7 +342,7 @@ def test_options_of_several_values_end_at_the_next_option(command: Command) -> N
 
 
 def test_the_networks_of_the_guide_are_for_the_data_of_the_guide() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "judge.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "judge.md").read_text(encoding="utf-8")
     script = page.split("```python\n# my_digits.py\n")[1].split("```")[0]
     names: dict[str, Any] = {"__name__": "my_digits"}
     exec(script, names)

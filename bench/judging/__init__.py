@@ -1,0 +1,1 @@
+"""Verdicts on models that others trained: from files and words, or from modules in memory."""
