@@ -239,7 +239,7 @@ def test_the_security_rules_of_the_linter_stay_on() -> None:
 
 
 UNPICKLE = ROOT / "bench" / "plugins" / "unpickle.py"
-"""The one door for pickles: it reads those alone whose SHA-256 its user trusts (test_live.py)."""
+"""The one door for pickles: it reads those alone whose SHA-256 its user trusts."""
 
 
 def test_nothing_is_pickled_evaluated_or_run_by_a_shell() -> None:

@@ -131,6 +131,8 @@ def diagnose(
     logits = _ask(model, x)
     names = torch.arange(classes or int(logits.shape[1]), device=y.device)
     as_is = _Tried((), (), x, names, logits.argmax(dim=1) == y)
+    if 0.5 ** int((~as_is.right).sum()) > SURE:
+        return []  # were all of them to turn right, it might be chance
     found = list(_explain(model, y, as_is))
     if found or at_chance(as_is.accuracy, len(names), len(x)):
         bases = [max(found, key=lambda tried: tried.accuracy)] if found else []
