@@ -45,7 +45,7 @@ CENTRE = (5**0.5 - 1) / 2
 """Every value of a tried source: the farthest from fractions, so that nothing takes it for a level
 that the data have."""
 
-AROUND = 20_000
+AROUND = 26_000
 """Rows that a model is asked beside its attacks, by probes, suspicion and once more at the end."""
 
 

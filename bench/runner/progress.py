@@ -58,7 +58,8 @@ class Tally:
         if report.outcome.status != "done":
             self.ends[report.outcome.status] += 1
         self.ends["reused"] += reused or report.cached
-        if name == "attacks" and not reused and report.outcome.status != "skipped":
+        if name == "attacks" and not reused:
+            # What is skipped counts: as many of those to come, as closers without a source.
             self.worked += 1
             if self.began is None:
                 self.began = self.clock() - report.seconds
