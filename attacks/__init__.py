@@ -6,6 +6,7 @@ INDEX = {
     "pgd": "attacks.pgd:PGD",
     "apgd": "attacks.apgd:APGD",
     "square": "attacks.square:Square",
+    "rays": "attacks.rays:RayS",
     "fmn": "attacks.fmn:FMN",
     "carlini_wagner": "attacks.carlini_wagner.plugin:CarliniWagner",
     "noise": "attacks.noise:Noise",
