@@ -38,7 +38,7 @@ from defenses.canaries import Averaged, Noise  # noqa: E402
 
 FAMILIES = (
     "silence", "memory", "suspicion", "gradients", "scale", "batch", "chance", "inside",
-    "reference", "field",
+    "reference", "field", "blind",
 )  # fmt: skip
 EPS, FEATURES, DRAWS = 0.2, 2, 21
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -81,6 +81,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     *[("cheat_field", {"sign": sign}) for sign in
       ("crowd", "size", "thread", "command", "modules", "eval_again", "steps", "view", "instances",
        "needle_3", "needle_10", "tired", "levels")],
+    ("cheat_blind_score", {}),
 ]  # fmt: skip
 REMEMBERS = ("memory", "suspicion", "batch", "field")
 """Families whose members may keep something from one query to the next."""
@@ -230,6 +231,7 @@ def subjects(name: str, defense: Any, model: nn.Module) -> tuple[list[nn.Module]
     if special is None and name == "cheat_over":
         special = plugin("gradients").inner(model)
     inside = plugin("inside").differentiable(model) if special is None else [special]
+    inside = inside or plugin("blind").differentiable(model)
     if inside is not None:
         return inside, True
     if name in ("cheat_other_network", "cheat_purified"):
@@ -352,8 +354,9 @@ def page(table: dict[str, list[tuple[float, float, float]]], seeds: list[int], c
         "",
         (
             "Dishonest defenses (`silence`, `memory`, `suspicion`, `gradients`, `scale`, `batch`, "
-            "`chance`, `inside`, `reference`, `field`), honest unusual networks (`honest`) and "
-            "awkward ones (`awkward`), each a plugin: `--plugin tests/cheats/FILE.py`. Written by "
+            "`chance`, `inside`, `reference`, `field`, `blind`), honest unusual networks "
+            "(`honest`) and awkward ones (`awkward`), each a plugin: "
+            "`--plugin tests/cheats/FILE.py`. Written by "
             f"`python tests/cheats/truth.py --seeds {','.join(map(str, seeds))}`."
         ),
         "",
