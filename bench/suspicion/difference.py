@@ -258,10 +258,9 @@ def _rounding(model: nn.Module, *answers: Tensor) -> float:
 
 def _ask(model: nn.Module, x: Tensor, turn: int = 0) -> Tensor:
     """Return the logits of ``x``, asked in an order that is turned by ``turn`` rows."""
+    size = rows_at_once(x.shape[1:], CHUNK, x.element_size())
     with torch.no_grad():
-        logits = torch.cat(
-            [model(rows) for rows in torch.split(x.roll(turn, 0), rows_at_once(x.shape[1:], CHUNK))]
-        )
+        logits = torch.cat([model(rows) for rows in torch.split(x.roll(turn, 0), size)])
     return logits.roll(-turn, 0)
 
 
