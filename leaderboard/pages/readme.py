@@ -81,8 +81,9 @@ def students() -> pd.DataFrame:
 
 
 TABLES: dict[str, Callable[[], pd.DataFrame]] = {
+    "verdict-mnist-seeds": lambda: brief("verdict-mnist-seeds"),
+    "verdict-mnist-seeds-l0": lambda: verdicts("l0", "verdict-mnist-seeds"),
     "verdict-mnist": lambda: brief("verdict-mnist"),
-    "verdict-mnist-l0": lambda: verdicts("l0", "verdict-mnist"),
     "verdict-linf": lambda: verdicts("linf"),
     "verdict-l0": lambda: verdicts("l0"),
     "papernot-mnist": mnist,
