@@ -23,6 +23,7 @@ SPLIT = [
     {"name": "sigma_zero", "max_features": 6, "steps": 5},
     {"name": "sparse_rs", "gamma": 0.1, "queries": 20},
     {"name": "square", "eps": 0.2, "queries": 20},
+    {"name": "rays", "eps": 0.2, "queries": 20},
     {"name": "fooling", "steps": 5, "targets": "random"},
     {"name": "carlini_wagner", "steps": 4, "searches": 2},
     {"name": "transfer", "source": {"name": "undefended"}, "attack": {"name": "pgd", "eps": 0.2}},
