@@ -159,15 +159,7 @@ def adapt(model: Any, form: Form, shape: tuple[int, ...], classes: int | None = 
             f"the model must be a torch.nn.Module, got {_kind(model)}: wrap it in one whose "
             "forward returns logits, with gradients"
         )
-    first, *others = _float32(model)
-    model, notes = first
-    try:
-        layout, answer = _in_evaluation(model, form, shape)
-    except UserError:
-        if not others:
-            raise
-        model, notes = others[0]
-        layout, answer = _in_evaluation(model, form, shape)
+    model, notes, layout, answer = _first_that_answers(_float32(model), form, shape)
     if layout == "nhwc" and form.layout is None:
         notes = (*notes, 'the model takes images with channels last (layout = "nhwc")')
     if not isinstance(answer, Tensor):
@@ -210,6 +202,19 @@ def _float32(model: nn.Module) -> list[Way]:
     if len(kinds) == 1:
         ways.append((InItsOwn(model), (f"the model is {words}, and is asked in it",)))
     return ways
+
+
+def _first_that_answers(
+    ways: Sequence[Way], form: Form, shape: tuple[int, ...]
+) -> tuple[nn.Module, tuple[str, ...], Layout, Any]:
+    """Return the first way that answers, with its layout and answer; raises what the first does."""
+    errors = []
+    for model, notes in ways:
+        try:
+            return model, notes, *_in_evaluation(model, form, shape)
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _in_evaluation(model: nn.Module, form: Form, shape: tuple[int, ...]) -> tuple[Layout, Any]:

@@ -50,7 +50,8 @@ class Weights:
 def read_weights(path: Path, part: str | None = None) -> Weights:
     """Return the state dict of a file; nothing in the file is run.
 
-    ``part``: its name within a checkpoint that holds several, as ``"ema"``. Raises UserError where
+    ``part``: its name within a checkpoint that holds several, as ``"ema"``, or what stands before
+    the names of its weights, as ``"student"``. Raises UserError where
     the file cannot be read, is a program, or holds no tensors by name.
     """
     origin = f"weights file {str(path)!r}"
@@ -123,9 +124,12 @@ def _part(
     found = {str(key): _tensors(value) for key, value in content.items()}
     inside = {key: value for key, value in found.items() if value}
     if part is not None:
-        if part not in inside:
-            raise UserError(f"{origin} has no weights called {part!r}: {nearest(part, inside)}")
-        return inside[part], ()
+        if part in inside:
+            return inside[part], ()
+        for tensors in [content] if _flat(content) else inside.values():
+            if below := {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}:
+                return below, ()
+        raise UserError(f"{origin} has no weights called {part!r}: {nearest(part, inside)}")
     if _flat(content):
         return content, ()
     if not inside:
@@ -226,8 +230,8 @@ def _renamed(
         fits = [theirs for theirs in places if all(theirs + core in tensors for core in cores)]
         if len(fits) > 1:
             raise UserError(
-                f"{origin} holds several sets of weights, under {_some(sorted(fits))}: save the "
-                "state dict of one of them alone"
+                f"{origin} holds several sets of weights, under {_some(sorted(fits))}: "
+                f'give part = "{max(fits).rstrip(".")}" or another'
             )
         if fits:
             return _moved(tensors, fits[0], ours)

@@ -82,8 +82,8 @@ def test_it_is_the_algorithm_of_the_paper(features: int) -> None:
 class Misleading(nn.Module):
     """The classes of ``network``, with scores that rise away from its mistakes.
 
-    What the second class lacks is stretched by how far the inputs are from 1, so that gradients
-    and scores lead there; which class wins is the network's alone.
+    What the other classes lack is told by how far the inputs are from 1, so that gradients and
+    scores lead there; which class wins is the network's alone.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -94,7 +94,7 @@ class Misleading(nn.Module):
         logits = self.network(x)
         behind = logits - logits.max(dim=1, keepdim=True).values
         lure = (4 * (1 - x.flatten(1)).sum(dim=1, keepdim=True)).exp()
-        return torch.where(behind == 0, 0.0, -lure * behind.sign().abs() + behind.clamp(min=-1e-3))
+        return torch.where(behind == 0, 0.0, behind.clamp(min=-1e-3) - lure)
 
 
 def test_scores_that_lead_away_lead_nobody_here() -> None:

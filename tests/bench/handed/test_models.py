@@ -215,9 +215,14 @@ def test_weights_under_several_prefixes_are_nobody_s_to_choose_from(
     both = {
         f"{name}.{key}": value for name in ("student", "teacher") for key, value in state.items()
     }
-    torch.save(both, "w.pt")
-    with pytest.raises(UserError, match=r"several sets of weights, under student\., teacher\."):
-        loaded(data, builder="models.py:plain", weights="w.pt")
+    for content in (both, {"epoch": 3, "state_dict": both}):
+        torch.save(content, "w.pt")
+        with pytest.raises(
+            UserError, match=r'sets of weights, under student\., teacher\.: give part = "teacher"'
+        ):
+            loaded(data, builder="models.py:plain", weights="w.pt")
+        found, _ = loaded(data, builder="models.py:plain", weights="w.pt", part="teacher")
+        assert torch.equal(found(data.test.x), model(data.test.x))
 
 
 def attacked(model: nn.Module, data: Dataset):
@@ -278,6 +283,12 @@ def test_a_model_that_casts_its_inputs_by_itself_is_asked_in_its_own_dtype(
     with pytest.warns(UserWarning, match="is asked in it"):
         table = bench.evaluate(cast, data.test.x, data.test.y, ["fgsm"])
     assert table.loc[0, "accuracy"] == 1.0
+
+
+def test_what_no_way_of_asking_mends_is_told_of_the_first() -> None:
+    half = nn.Sequential(nn.Flatten(), nn.Linear(7, 3)).half()
+    with pytest.raises(UserError, match="shapes cannot be multiplied"):
+        adapt(half, Form(), (1, 4, 4))
 
 
 def test_a_half_model_in_python_stays_half(data: Dataset, model: nn.Module) -> None:
