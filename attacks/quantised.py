@@ -74,7 +74,16 @@ class Quantised(AroundAttack):
         if inner is None:
             return Perturbation(x)
         found = inner.perturb(OnLevels(model, steps), x, y, target, context)
-        return replace(found, x_adv=towards(x, found.x_adv, steps))
+        return replace(found, x_adv=self._rounded(x, found.x_adv, steps))
+
+    def _rounded(self, x: Tensor, x_adv: Tensor, steps: int) -> Tensor:
+        """Return what was asked about in place of ``x_adv``; where that is too far, nearer rows."""
+        asked = nearest(x_adv, steps)
+        threat = self.threat(tuple(x.shape[1:]))
+        if threat.norm != "l2" or threat.budget is None:
+            return asked  # whole steps stay whole steps, and no further feature changes
+        far = (asked - x).flatten(1).norm(dim=1) > threat.budget
+        return torch.where(far.view(-1, *[1] * (x.dim() - 1)), towards(x, x_adv, steps), asked)
 
     def _within(self, x: Tensor, steps: int) -> Attack | None:
         """Return the inner attack with the budget of whole steps, None where that is none."""
@@ -93,6 +102,11 @@ def levels(x: Tensor) -> int | None:
         if ((scaled - scaled.round()).abs() <= EXACT).all():
             return steps
     return None
+
+
+def nearest(x: Tensor, steps: int) -> Tensor:
+    """Return ``x`` on the nearest of the levels 0, 1/k, … 1, of which there are k ``steps``."""
+    return (x.detach() * steps).round() / steps
 
 
 def towards(clean: Tensor, x_adv: Tensor, steps: int) -> Tensor:
@@ -114,7 +128,6 @@ class OnLevels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits, (batch, classes)."""
-        rounded = (x.detach() * self.steps).round() / self.steps
         # Exactly on the level, for what is added is zero: a model may look at the last bit.
-        logits: Tensor = self.model(rounded + (x - x.detach()))
+        logits: Tensor = self.model(nearest(x, self.steps) + (x - x.detach()))
         return logits

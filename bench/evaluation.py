@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pandas as pd
@@ -25,6 +25,7 @@ from bench.plan.panel import make_attack
 from bench.plugins import discovery, registry
 from bench.plugins.contracts import LEARNT, Attack, AttackContext, DataSource, LearningAttack
 from bench.plugins.data import Dataset, Split
+from bench.plugins.parameter import as_spec, as_table
 from bench.plugins.recipes import find_recipe
 from bench.results.cell_metrics import summarise
 from bench.results.collect import row
@@ -33,13 +34,16 @@ from bench.suspicion.suspect import suspect
 from bench.training.fit import derive_seed, fit_attack, untaught
 from bench.verdict.flags import ModelFacts, model_flags
 
+Named = str | Mapping[str, Any] | Spec | Attack
+"""An attack as it is named in Python."""
+
 
 @exact()
 def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     model: nn.Module,
     x: Any,
     y: Any,
-    attacks: str | Spec | Attack | Sequence[str | Spec | Attack] = ("jsma", "fgsm"),
+    attacks: Named | Sequence[Named] = ("jsma", "fgsm"),
     *,
     sources: int | None = 100,
     seed: int = 0,
@@ -54,7 +58,8 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     as it is. ``x``: (n, *shape), bytes or in [0, 1], and ``y``: (n,) integer labels, tensors or
     arrays, test data that the model has not seen: all of it measures accuracy and confidence, the
     first ``sources`` (None: all) are attacked. What is guessed is a Python warning. ``attacks``:
-    registered names, ``bench.Spec`` with parameters, attack instances, or one. Intervals are split
+    registered names, tables as in a matrix (``{"name": "pgd", "eps": 0.1}``), ``bench.Spec``,
+    attack instances, or one. Intervals are split
     into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
     ``train``: (x, y) like those above, for attacks that learn before they perturb: without it they
     are skipped, with the reason in their row.
@@ -66,7 +71,7 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     Raises UserError for inputs that cannot be used; an attack that fails on this model raises.
     """
     discovery.load_plugins()
-    named = [attacks] if isinstance(attacks, str | Spec | Attack) else attacks
+    named = [attacks] if isinstance(attacks, str | Mapping | Spec | Attack) else attacks
     chosen_attacks = [_attack(item) for item in named]  # before anything is measured
     if sources is not None and sources < 1:
         raise UserError(f"sources must be at least 1, or None for all, got {sources!r}")
@@ -205,10 +210,15 @@ def _differentiable(model: nn.Module, sources: Sources) -> bool:
     return answer.requires_grad
 
 
-def _attack(item: str | Spec | Attack) -> Attack:
+def _attack(item: Named) -> Attack:
     if isinstance(item, Attack):
         return item
-    return make_attack(Spec(item) if isinstance(item, str) else item)
+    if isinstance(item, Spec):
+        return make_attack(item)
+    try:
+        return make_attack(as_spec(as_table("attacks", item, "fgsm")))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _name(attack: Attack) -> str:

@@ -65,6 +65,13 @@ def test_a_face_on_the_levels_is_seen_by_this_attack_alone() -> None:
     assert broken(OnGrid(), "quantised", attack="apgd", norm="l2", eps=0.4, steps=20) > 5
 
 
+def test_what_is_returned_is_what_was_asked() -> None:
+    # Decisions alone: the radius that is found lies between two levels, and the nearer one counted.
+    plain = broken(linear(), "rays", eps=3 / STEPS, queries=500)
+    assert plain > 10
+    assert broken(linear(), "quantised", attack="rays", eps=0.2, queries=500) >= plain
+
+
 INNER: list[dict[str, Any]] = [
     {"attack": "pgd", "eps": 0.2},
     {"attack": "square", "eps": 0.2},

@@ -90,6 +90,8 @@ def test_a_mistake_is_said_before_anything_is_measured(linear: nn.Module) -> Non
     linear.register_forward_hook(lambda *_: asked.append(1))
     with pytest.raises(bench.UserError, match="did you mean 'jsma'"):
         bench.evaluate(linear, X, Y, attacks=["fgsm", "jsmaa"])
+    with pytest.raises(bench.UserError, match="must be a name or a table with a name"):
+        bench.evaluate(linear, X, Y, attacks=[{"eps": 0.1}])
     with pytest.raises(bench.UserError, match="sources must be at least 1"):
         bench.evaluate(linear, X, Y, attacks="fgsm", sources=-3)
     assert not asked
@@ -97,6 +99,10 @@ def test_a_mistake_is_said_before_anything_is_measured(linear: nn.Module) -> Non
 
 def test_one_attack_needs_no_list(linear: nn.Module) -> None:
     assert list(bench.evaluate(linear, X, Y, attacks="fgsm")["attack"]) == ["fgsm"]
+    table = {"name": "fgsm", "eps": 0.07}
+    for attacks in (table, [table], [bench.Spec("fgsm", {"eps": 0.07})]):
+        (found,) = bench.evaluate(linear, X, Y, attacks=attacks)["attack_params"]
+        assert found["eps"] == 0.07
 
 
 def test_a_model_that_returns_no_logits(linear: nn.Module) -> None:
