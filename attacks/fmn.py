@@ -22,6 +22,7 @@ from attacks.kit.ball import (
     steepest,
 )
 from attacks.kit.ball_attack import BallAttack, ClimbResult
+from attacks.kit.losses import unanswered
 from attacks.kit.model import Model
 from attacks.kit.view import View
 from bench.measure.at_rest import at_rest
@@ -34,7 +35,8 @@ TINY = 1e-12
 class FMNResult(ClimbResult):
     """As ``ClimbResult``, `x_adv` being the nearest adversarial found, or x.
 
-    `success`: the goal holds, within eps where it is given. `distance`: the norm of the change,
+    `success`: the goal holds, or untargeted there is no answer, within eps where it is given.
+    `distance`: the norm of the change,
     infinite where no adversarial was found.
     """
 
@@ -87,7 +89,9 @@ class FMN(BallAttack):
                 for step in range(self.steps + 1):
                     point = (clean + delta).clamp(0, 1)
                     delta = point - clean
-                    _, margin, gradient = view.climb(point, partial(view.margin, rows=rows))
+                    logits, margin, gradient = view.climb(point, partial(view.margin, rows=rows))
+                    # Without an answer nothing more is to be won; a target is not reached by it.
+                    margin = margin.masked_fill(unanswered(logits, view.y[rows], target), 1.0)
                     length = _length(delta, self.norm)
                     nearer = (margin > 0) & (length[:, 0] < distance[rows])
                     best[rows] = torch.where(nearer[:, None], point, best[rows])
@@ -104,6 +108,7 @@ class FMN(BallAttack):
                     best_length, change = distance[rows, None], self.gamma * wave
                     slope = torch.linalg.vector_norm(gradient, DUAL[self.norm], 1, keepdim=True)
                     linear = _length(delta, self.norm) - margin[:, None] / slope.clamp(min=TINY)
+                    linear = linear.where(linear.isfinite(), radius)
                     shrunk = torch.minimum(radius, best_length) * (1 - change)
                     wider = torch.where(best_length.isinf(), torch.maximum(radius, linear), radius)
                     radius = torch.where(margin[:, None] > 0, shrunk, wider * (1 + change))

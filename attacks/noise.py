@@ -137,7 +137,7 @@ class Noise(Attack):
     def _few(self, x: Tensor, seed: int, draw: int, streams: Tensor) -> Tensor:
         """Return ``x`` with as many random features as the budget allows at random values."""
         features = x.shape[1]
-        budget = L0Budget.of(self).steps((features,))
+        budget = min(L0Budget.of(self).steps((features,)), features)
         order, values = draws.uniform(seed, draw, streams, 2 * features).chunk(2, dim=1)
         chosen = order.topk(budget, dim=1).indices
         values = values.round() if self.values == "extreme" else values

@@ -28,6 +28,9 @@ DEFAULT = "apgd"
 MOST = 255
 """Steps between the levels of a picture of eight bits; finer ones are taken for none."""
 
+NO_LEVEL = "no level within the budget"
+"""Why a search ended that had nowhere to go: within the budget there is no other such input."""
+
 EXACT = 1e-4
 """How far a value may lie from a level, in steps: float32 of 255 levels is far nearer."""
 
@@ -72,7 +75,7 @@ class Quantised(AroundAttack):
             return self.inner.perturb(model, x, y, target, context)
         inner = self._within(x, steps)
         if inner is None:
-            return Perturbation(x)
+            return Perturbation(x, torch.zeros_like(y), [NO_LEVEL] * len(x))
         found = inner.perturb(OnLevels(model, steps), x, y, target, context)
         return replace(found, x_adv=self._rounded(x, found.x_adv, steps))
 

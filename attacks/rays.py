@@ -82,8 +82,9 @@ def rays(
 
     A row starts with all signs positive, and flips one block of them after another: all features,
     halves, quarters, down to single ones. A direction that does not reach the goal at the smallest
-    radius so far is given up after that one query; of a better one the radius is bisected. Where
-    the single features are through, the row starts again from random signs, which is ours: the
+    radius so far is given up after that one query; of a better one the radius is bisected, under
+    linf from `eps` on, so that a boundary just within it is not missed (ours). Where the single
+    features are through, the row starts again from random signs, which is ours: the
     paper goes on with them.
 
     Args:
@@ -151,7 +152,11 @@ def _search(settings: RayS, view: View, at: _At, seed: int, found: BallResult) -
     """Search for the rows of ``at``, and write what is found of them into ``found``."""
     for query in range(1, settings.queries + 1):
         asking = at.high.isnan()
-        radius = torch.where(asking, at.radius, (at.low + at.high) / 2)
+        middle = (at.low + at.high) / 2
+        if settings.norm == "linf":  # whether ε is enough comes first, and exactly
+            open_ = ~((at.low >= settings.eps) | (at.high <= settings.eps))
+            middle = middle.masked_fill(open_, settings.eps)
+        radius = torch.where(asking, at.radius, middle)
         points = at.points(radius)
         reached = view.margin(view.logits(points), at.row) > 0
         done = reached & _within(points - at.clean, radius, settings)

@@ -119,7 +119,7 @@ def project(x_adv: Tensor, x: Tensor, eps: float, norm: BallNorm) -> Tensor:
     if norm == "linf":
         return torch.clamp(x_adv, (x - eps).clamp_(min=0), (x + eps).clamp_(max=1))
     offset = x_adv - x
-    share = _share(offset, eps)
+    share = _share(offset, eps).clamp_(max=1)  # infinite where nothing has moved
     for _ in range(ROUNDS):
         share = (share * _share((x + share * offset).clamp_(0, 1) - x, eps)).clamp_(max=1)
     return (x + share * offset).clamp_(0, 1)

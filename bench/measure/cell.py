@@ -183,6 +183,8 @@ def attack_sources(
     x_adv[rows] = result.x_adv.detach()
     said = ask(subject.model, x_adv, classes, sources.seed + 1, subject.draws)
     wrong = answer(said) != y
+    valid = distances(x, x_adv)
+    wrong &= valid.in_box & valid.within(attack.threat(shape), shape)
     returned = torch.isin(watch.sources(), attempts.source[rows & wrong])
     if len(found := watch.sources()[~returned]):  # seen, and neither it nor another was returned
         attempts = attempts.with_seen(found)

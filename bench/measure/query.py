@@ -96,7 +96,8 @@ def ask(model: nn.Module, x: Tensor, classes: int, seed: int = 0, draws: int = 1
     """Return what ``model`` answers when it cannot tell what it is asked for, (n, classes).
 
     The rows are cloned, shuffled by ``seed`` and asked in batches of an odd size, ``draws`` times
-    over; of several draws the mean of the logits is returned for each row's most frequent answer.
+    over; of several draws the mean of the logits is returned for each row's most frequent answer,
+    and NaN where that is none.
     """
     found = [_shuffled(model, x, classes, seed + draw) for draw in range(draws)]
     if draws == 1:
@@ -104,8 +105,10 @@ def ask(model: nn.Module, x: Tensor, classes: int, seed: int = 0, draws: int = 1
     every = torch.stack(found)
     answers = torch.stack([answer(logits) for logits in found])
     usual = answers.mode(dim=0).values
-    chosen = (answers == usual)[:, :, None].to(every.dtype)
-    return (every.nan_to_num() * chosen).sum(dim=0) / chosen.sum(dim=0)
+    chosen = (answers == usual)[:, :, None]
+    mean = every.masked_fill(~chosen, 0).sum(dim=0) / chosen.sum(dim=0)
+    # Of draws that name no class no mean may name one: ties between other pairs, a NaN.
+    return mean.masked_fill((usual == NO_ANSWER)[:, None], math.nan)
 
 
 def _shuffled(model: nn.Module, x: Tensor, classes: int, seed: int) -> Tensor:
@@ -135,13 +138,6 @@ def answer(logits: Tensor) -> Tensor:
     top = logits.argmax(dim=1)
     firm = torch.isfinite(logits).all(dim=1) & (lead(logits, top) > 0)
     return torch.where(firm, top, torch.full_like(top, NO_ANSWER))
-
-
-def won(logits: Tensor, label: Tensor) -> Tensor:
-    """Return where ``label`` is the ``answer``, (n,) bool, for less: asked at every query."""
-    ahead = lead(logits, label) > 0
-    # A sum that is finite has finite terms; another one may only have grown too large.
-    return ahead if math.isfinite(float(logits.sum())) else ahead & logits.isfinite().all(dim=1)
 
 
 def differs(first: Tensor, second: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor as is_batched
 
 from bench.base.types import ThreatModel
-from bench.measure.query import distances, won
+from bench.measure.query import answer, distances
 
 
 class SpentError(Exception):
@@ -47,9 +48,10 @@ class Watch(Passes):
     """Counts rows through a model, and keeps the first input seen that breaks each source.
 
     ``x``: (sources, *shape) and ``y``: (sources,); ``rows``: those of them that are attacked,
-    ascending; ``threat`` says what counts as a version of a
-    source. An input belongs to the source that it lies nearest to (L2). Nothing is kept without a
-    budget, for there every input would do. What is kept is only a hint: it is judged like all else.
+    ascending; ``threat`` says what counts as a version of a source: an input is one of every source
+    within whose budget it lies, whichever of them the attack had in mind. Nothing is kept without
+    a budget, for there every input would do. What is kept is only a hint: it is judged like all
+    else.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Watch(Passes):
         self._flat = self._x.flatten(1)
         self._squares = self._flat.square().sum(dim=1)
         self._threat, self._shape = threat, shape
+        self._reach = _reach(threat, shape)
+        self._open = torch.ones_like(self._y, dtype=torch.bool)
         self._kept: dict[int, Tensor] = {}
         self._looks = threat.budget is not None and len(rows) > 0
 
@@ -87,15 +91,32 @@ class Watch(Passes):
             x = inputs[0].detach().to(self._x.dtype)
             if x.shape[1:] != self._x.shape[1:] or output.dim() != 2:
                 return
-            nearest = torch.addmm(self._squares, x.flatten(1), self._flat.T, alpha=-2).argmin(dim=1)
-            wrong = ~won(output.detach(), self._y[nearest])
-            if not wrong.any():
+            flat = x.flatten(1)
+            gaps = torch.addmm(self._squares, flat, self._flat.T, alpha=-2)
+            near = gaps <= self._reach - flat.square().sum(dim=1, keepdim=True)
+            near &= self._open & (answer(output.detach())[:, None] != self._y)
+            place, source = near.nonzero(as_tuple=True)
+            if not len(place):
                 return
-            x, nearest = x[wrong], nearest[wrong]
-            measured = distances(self._x[nearest], x)
+            measured = distances(self._x[source], x[place])
             kept = measured.in_box & measured.within(self._threat, self._shape)
-            for place in kept.nonzero().flatten().tolist():
-                self._kept.setdefault(int(nearest[place]), x[place].clone())
+            for row, broken in zip(place[kept].tolist(), source[kept].tolist(), strict=True):
+                self._kept.setdefault(broken, x[row].clone())
+            self._open[source[kept]] = False
+
+
+def _reach(threat: ThreatModel, shape: tuple[int, ...]) -> float:
+    """Return what the squared L2 distance of a version of a source may be at most, and some more.
+
+    Found at once for all pairs of inputs and sources; few are left to be measured by the budget.
+    """
+    features, budget = math.prod(shape), threat.budget or 0.0
+    if threat.norm == "l0":
+        # Each changed feature moves by at most 1, and a pixel is as many features as channels.
+        most = features * budget
+    else:
+        most = budget**2 * (features if threat.norm == "linf" else 1)
+    return 1.01 * most + 1e-3 * features
 
 
 def _plain(value: Any) -> bool:

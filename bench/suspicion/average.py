@@ -20,6 +20,7 @@ ROWS = 1024
 class Average(nn.Module):
     """The logarithm of the mean probability of ``draws`` answers of ``model``, (batch, classes).
 
+    A draw that is not finite gives no class any probability; NaN where none is.
     ``by_row``: the model draws anew for every row, so that copies of a row in one query are as good
     as several queries, and cheaper.
     """
@@ -37,5 +38,9 @@ class Average(nn.Module):
         for first in range(0, self.draws, copies):
             count = min(copies, self.draws - first)
             logits = self.model(torch.cat([x] * count) if count > 1 else x)
-            found.append(logits.log_softmax(dim=1).view(count, len(x), -1))
-        return torch.cat(found).logsumexp(dim=0) - math.log(self.draws)
+            finite = logits.isfinite().all(dim=1, keepdim=True)
+            told = torch.where(finite, logits, 0).log_softmax(dim=1)
+            found.append(torch.where(finite, told, -torch.inf).view(count, len(x), -1))
+        every = torch.cat(found)
+        none = every.isinf().all(dim=2).all(dim=0)[:, None]
+        return every.masked_fill(none, math.nan).logsumexp(dim=0) - math.log(self.draws)

@@ -119,8 +119,10 @@ def finding(found: Agreement, *, single: bool = True) -> Finding:
     broken = float(found.broken.double().mean())
     if broken > ROWS:
         return Finding("broken", None, broken)
-    for (step, values, _), least in zip(told if single else (), ROW_LEAST, strict=False):
-        share = float((values < least).double().mean())
+    for step, values, index in told:
+        if not single or index >= len(ROW_LEAST):
+            break
+        share = float((values < ROW_LEAST[index]).double().mean())
         if share > ROWS:
             return Finding("partial", step, share)
     return Finding("agrees")

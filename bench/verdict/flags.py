@@ -7,6 +7,7 @@ honest networks on which they were measured: docs/verdict.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -389,18 +390,23 @@ def _handed_over(model: ModelRow) -> Flag | None:
     )  # fmt: skip
 
 
-def chance(classes: int) -> float:
-    """Return the accuracy up to which a model counts as guessing among ``classes``.
+def chance(classes: int, images: int = 0) -> float:
+    """Return the accuracy on ``images`` up to which a model counts as guessing ``classes``.
 
-    Not distinguishable from always naming one class: twice 1 / classes leaves room for uneven
-    classes and is far below any network that has learnt.
+    1 / classes, three standard errors of it, and a tenth of what is left to learn, for classes may
+    be uneven; at most twice 1 / classes and half of the way to 1, which is what it is where
+    ``images`` are not told.
     """
-    return min(2 / classes, 0.5 + 0.5 / classes)
+    share = 1 / classes
+    room = min(share, (1 - share) / 2)
+    if images:
+        room = min(room, (1 - share) / 10 + 3 * math.sqrt(share * (1 - share) / images))
+    return share + room
 
 
 def _chance(probe: Mapping[str, Any], classes: int) -> Flag | None:
-    threshold = chance(classes)
     accuracy = probe.get("accuracy")  # none where the probe failed
+    threshold = chance(classes, probe.get("test_samples", 0))
     if accuracy is None or accuracy > threshold:
         return None
     return Flag(

@@ -122,3 +122,18 @@ def test_mistakes_are_named(params: dict[str, Any], message: str) -> None:
         FMN(targets="most")  # type: ignore[arg-type]
     assert FMN().threat((7,)) == ThreatModel("l2")
     assert FMN(0.1, "linf").threat((7,)) == ThreatModel("linf", 0.1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_model_without_an_answer_is_left_at_once(norm: BallNorm) -> None:
+    class Band(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = torch.stack([x.mean(dim=1), 1 - x.mean(dim=1)], dim=1)
+            return logits.masked_fill((x.mean(dim=1) < 0.55)[:, None], torch.nan)
+
+    x, y = torch.full((2, 4), 0.8), torch.zeros(2, dtype=torch.int64)
+    found = fmn(Band(), x, y, norm=norm, steps=50)
+    assert found.success.all()
+    assert Band()(found.x_adv).isnan().all()
+    target = fmn(Band(), x, y, torch.ones_like(y), norm=norm, steps=50)
+    assert target.x_adv.isfinite().all()

@@ -151,3 +151,11 @@ def test_a_budget_of_no_feature_is_a_mistake() -> None:
     model, sources = linear(1)
     with pytest.raises(ValueError, match="at least 1 of 12 features, got 0"):
         attack_sources(model, Noise(norm="l0", gamma=0.05), sources, CONTEXT)
+
+
+def test_a_budget_of_more_features_than_there_are_is_all_of_them() -> None:
+    x, y = torch.full((3, 1), 0.5), torch.zeros(3, dtype=torch.int64)
+    model = torch.nn.Linear(1, 2)
+    context = AttackContext(DataInfo("one", (1,), 2, (0.0,), (1.0,)))
+    found = Noise(norm="l0", max_features=2).perturb(model, x, y, None, context)
+    assert found.x_adv.shape == x.shape

@@ -104,6 +104,15 @@ def test_without_levels_all_is_allowed_and_below_a_step_nothing() -> None:
     assert torch.equal(free, attack.inner.perturb(linear(), fine, given.y, None, context).x_adv)
     found = Quantised.from_params(eps=0.05).perturb(linear(), given.x, given.y, None, context)
     assert found.x_adv is given.x
+    # No work was left: that is no attack that did nothing.
+    assert found.stop_reason == ["no level within the budget"] * len(given.x)
+    carried = {"name": "quantised", "attack": {"name": "pgd", "early_stop": False}}
+    transfer = registry.ATTACKS.make(
+        Spec("transfer", {"source": "undefended", "attack": carried, "eps": 0.05})
+    )
+    models = AttackContext(INFO, 0, {"source": linear()})
+    records = attack_sources(linear(), transfer, given, models).records
+    assert set(records["stop_reason"]) <= {"no level within the budget", ""}
 
 
 def test_rounding_goes_towards_the_source() -> None:

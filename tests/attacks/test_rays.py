@@ -52,7 +52,7 @@ def by_the_book(model: nn.Module, x: Tensor, y: int, eps: float, queries: int) -
                     return point, asked
                 if high - low <= 1e-3:
                     break
-                middle = (low + high) / 2
+                middle = eps if low < eps < high else (low + high) / 2  # ours: ε first
                 bad, found = wrong(middle, signs)
                 low, high = (low, middle) if bad else (middle, high)
                 point = found if bad else point
@@ -178,3 +178,15 @@ def test_mistakes_are_named(params: dict[str, Any], message: str) -> None:
     model, x, y = linear(0)
     with pytest.raises(ValueError, match=message):
         rays(model, x, y, **{"eps": 0.1, **params})
+
+
+def test_a_boundary_just_within_the_budget_is_found_by_the_direction_that_meets_it() -> None:
+    class Plane(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            push = x.sum(dim=1, keepdim=True) - 0.4 - 4 * 0.0998  # crossed at 0.0998 of 0.1
+            return torch.cat([-push, push], dim=1)
+
+    x, y = torch.full((1, 4), 0.1), torch.tensor([0])
+    found = rays(Plane(), x, y, eps=0.1, queries=20)
+    assert found.success.all()
+    assert found.iterations.item() == 2

@@ -83,3 +83,10 @@ def test_a_step_has_length_one_whatever_the_gradient(scale: float) -> None:
     assert step[0, 1] < 0 < step[0, 0]
     assert step[1].tolist() == [0, 0]
     assert steepest(gradient, "linf").tolist() == [[1, -1], [0, 0]]
+
+
+@pytest.mark.parametrize("eps", [0.5, 4.0, 5.0, 1e6])
+def test_what_has_not_moved_is_projected_to_itself(eps: float) -> None:
+    x = torch.rand(3, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(project(x, x, eps, "l2"), x)
+    assert torch.equal(project(x.double(), x.double(), eps, "l2"), x.double())

@@ -155,6 +155,41 @@ def test_what_was_seen_counts_although_it_was_not_returned() -> None:
     assert "seen" not in set(attack(swap).records["status"])
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_what_is_returned_too_far_hides_nothing_that_was_seen(factor: float) -> None:
+    near = Sources(torch.tensor([1]), torch.tensor([[0.5, 0.4, 0.0]]), torch.tensor([0]))
+
+    def over(model, x, y, target) -> Perturbation:
+        change = torch.tensor([[-0.1, 0.1, 0.0]])
+        model(x + change)
+        return Perturbation(x + factor * change)
+
+    records = attack_sources(Identity(), Fake(over, limit=0.1), near, CONTEXT).records
+    broken = records["misclassified"] & records["in_budget"] & records["in_box"]
+    assert broken.any()
+    assert (len(records) == 2) is (factor > 1)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l0"])
+def test_an_input_counts_for_every_source_within_whose_budget_it_lies(norm: str) -> None:
+    # Three versions of one image: what breaks the first lies nearest to another.
+    x = torch.tensor([[0.50, 0.4, 0.0], [0.47, 0.4, 0.0], [0.44, 0.4, 0.0]])
+    near = Sources(torch.tensor([1, 2, 3]), x, torch.zeros(3, dtype=torch.int64))
+    budget = {"linf": 0.15, "l2": 0.15, "l0": 1 / 3}[norm]
+
+    @dataclass(frozen=True)
+    class Gives(Attack):
+        def threat(self, shape: tuple[int, ...]) -> ThreatModel:
+            return ThreatModel(norm, budget, "features" if norm == "l0" else "input")
+
+        def perturb(self, model, x, y, target, context) -> Perturbation:
+            model(torch.tensor([[0.38, 0.4, 0.0]]))
+            return Perturbation(x)
+
+    records = attack_sources(Identity(), Gives(), near, CONTEXT).records
+    assert records["status"].tolist() == ["attacked"] * 3 + ["seen"] * 3
+
+
 def test_a_model_that_remembers_is_judged_by_another_instance() -> None:
     class Remembers(nn.Module):
         """Answers as it did first, whatever it is asked."""

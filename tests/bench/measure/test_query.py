@@ -7,7 +7,19 @@ import torch
 from torch import nn
 
 from bench.base.types import ThreatModel, rows_at_once
-from bench.measure.query import BATCH, ODD_BATCH, ContractError, distances, hashes, lead, predict
+from bench.measure.query import (
+    BATCH,
+    NO_ANSWER,
+    ODD_BATCH,
+    ContractError,
+    answer,
+    ask,
+    distances,
+    hashes,
+    lead,
+    predict,
+)
+from bench.suspicion.average import Average
 
 
 def test_distances_by_hand() -> None:
@@ -135,3 +147,37 @@ def test_distances_are_measured_in_parts_and_are_those_of_the_whole(monkeypatch)
     for name in ("l0_features", "l0_pixels", "l2", "linf", "finite", "in_box"):
         assert torch.equal(getattr(parts, name), getattr(whole, name)), name
     assert len(distances(x[:0], x[:0]).l2) == 0
+
+
+class Drawing(nn.Module):
+    """Answers one of ``answers`` after the other, a query each."""
+
+    def __init__(self, *answers: list[float]) -> None:
+        super().__init__()
+        self.answers, self.asked = answers, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        return torch.tensor(self.answers[self.asked % len(self.answers)]).expand(len(x), -1)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"),
+    [
+        ([[5.0, 0.0, math.nan]], NO_ANSWER),
+        ([[2.0, 2.0, 0.0], [0.0, 2.0, 2.0]], NO_ANSWER),  # whose mean would name the second
+        ([[5.0, 0.0, -math.inf]], NO_ANSWER),
+        ([[5.0, 0.0, math.nan], [0.0, 3.0, 1.0], [0.0, 3.0, 1.0]], 1),
+    ],
+)
+def test_of_draws_that_mostly_name_no_class_none_is_made(
+    drawn: list[list[float]], expected: int
+) -> None:
+    assert answer(ask(Drawing(*drawn), torch.zeros(2, 4), 3, draws=11)).tolist() == [expected] * 2
+
+
+def test_an_average_leaves_out_draws_without_an_answer() -> None:
+    found = Average(Drawing([0.0, 3.0, 1.0], [math.nan, 3.0, 1.0]), 2)(torch.zeros(1, 4))
+    assert answer(found).item() == 1
+    none = Average(Drawing([math.nan, 3.0, 1.0]), 2)(torch.zeros(1, 4))
+    assert answer(none).item() == NO_ANSWER

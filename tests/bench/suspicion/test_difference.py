@@ -10,6 +10,7 @@ from bench.suspicion.difference import (
     FINEST,
     ROWS,
     SHARES,
+    Agreement,
     agreement,
     base_points,
     finding,
@@ -205,3 +206,15 @@ def test_an_answer_that_is_no_number_says_nothing() -> None:
     assert found.explained[silent].isnan().all()
     loud = x[:, 0, 0, 0] < 0.3
     assert (found.explained[loud, :2] > 0.9).all()
+
+
+def test_a_single_row_is_held_against_the_threshold_of_its_own_step() -> None:
+    def found(first: float) -> str:
+        explained = torch.tensor([first, 0.75, 0.5, 0.3], dtype=torch.float64).expand(40, -1)
+        nothing = torch.zeros(40, 4)
+        said = Agreement((1, 2, 3, 4), nothing, explained, nothing, nothing[:, 0] > 0, 0, "half")
+        return finding(said).kind
+
+    assert found(0.9) == "agrees"
+    assert found(float("nan")) == "agrees"  # half precision says nothing at the smallest step
+    assert found(0.75) == "partial"

@@ -10,7 +10,7 @@ from bench.base.types import ThreatModel
 from bench.commands import status as _status
 from bench.compose import RunResult
 from bench.runner.schedule import Progress
-from bench.verdict.flags import MODEL_FLAGS, ModelFacts, cell_flags, model_flags
+from bench.verdict.flags import MODEL_FLAGS, ModelFacts, cell_flags, chance, model_flags
 
 
 def model(**changes: Any) -> dict[str, Any]:
@@ -45,6 +45,7 @@ def test_an_honest_network_is_clear() -> None:
         ({"cosine_median": 0.7}, {}),
         ({"probabilities": 1.0}, {"probabilities": "error"}),
         ({"accuracy": 0.1}, {"chance": "error", "accuracy-loss": "info"}),
+        ({"accuracy": 0.2}, {"chance": "error", "accuracy-loss": "info"}),
         ({"accuracy": 0.87}, {"accuracy-loss": "info"}),
         ({"accuracy": 0.89}, {}),
         ({"answers_differ": 0.01, "answers_differ_samples": [2]}, {"stochastic": "warning"}),
@@ -173,3 +174,10 @@ def test_fail_on_flag_counts_warnings_of_every_kind(table: str, tmp_path: Path) 
 
     assert [_status(run(s), fail_on_flag=True) for s in ("info", "warning", "error")] == [0, 1, 1]
     assert _status(run("error"), fail_on_flag=False) == 0
+
+
+def test_two_classes_are_not_guessed_at_three_quarters() -> None:
+    assert chance(2, 1000) == pytest.approx(0.597, abs=1e-3)
+    assert chance(3, 1000) == pytest.approx(0.445, abs=1e-3)
+    assert chance(10, 1000) == pytest.approx(0.2)
+    assert chance(2, 10) == chance(2) == 0.75  # so few images tell little
