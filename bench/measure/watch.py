@@ -63,7 +63,6 @@ class Watch(Passes):
         self._squares = self._flat.square().sum(dim=1)
         self._threat, self._shape = threat, shape
         self._reach = _reach(threat, shape)
-        self._open = torch.ones_like(self._y, dtype=torch.bool)
         self._kept: dict[int, Tensor] = {}
         self._looks = threat.budget is not None and len(rows) > 0
 
@@ -91,18 +90,29 @@ class Watch(Passes):
             x = inputs[0].detach().to(self._x.dtype)
             if x.shape[1:] != self._x.shape[1:] or output.dim() != 2:
                 return
+            # Asked at every query, where each operation is a hundredth of a small network's answer.
+            wrong = _answer(output.detach())[:, None] != self._y
             flat = x.flatten(1)
             gaps = torch.addmm(self._squares, flat, self._flat.T, alpha=-2)
-            near = gaps <= self._reach - flat.square().sum(dim=1, keepdim=True)
-            near &= self._open & (answer(output.detach())[:, None] != self._y)
-            place, source = near.nonzero(as_tuple=True)
-            if not len(place):
+            wrong &= gaps <= self._reach - flat.square().sum(dim=1, keepdim=True)
+            if not wrong.any():
                 return
+            place, source = wrong.nonzero(as_tuple=True)
             measured = distances(self._x[source], x[place])
             kept = measured.in_box & measured.within(self._threat, self._shape)
             for row, broken in zip(place[kept].tolist(), source[kept].tolist(), strict=True):
                 self._kept.setdefault(broken, x[row].clone())
-            self._open[source[kept]] = False
+            self._squares[source[kept]] = torch.inf  # as far as nothing is: what is kept is kept
+
+
+def _answer(logits: Tensor) -> Tensor:
+    """Return ``answer(logits)``, for less where every row has a winner."""
+    most, top = logits.max(dim=1)
+    winners = (logits == most[:, None]).sum()  # fewer than rows where one has a NaN
+    # A sum that is finite has finite terms; another one may only have grown too large.
+    if int(winners) == len(top) and math.isfinite(float(logits.sum())):
+        return top
+    return answer(logits)
 
 
 def _reach(threat: ThreatModel, shape: tuple[int, ...]) -> float:
