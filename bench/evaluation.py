@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from numbers import Integral
+from typing import Any, Literal, cast
 
 import pandas as pd
 import torch
@@ -45,7 +46,7 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     y: Any,
     attacks: Named | Sequence[Named] = ("jsma", "fgsm"),
     *,
-    sources: int | None = 100,
+    sources: int | Literal["all"] | None = 100,
     seed: int = 0,
     name: str = "model",
     expect_accuracy: float | None = None,
@@ -57,10 +58,9 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     item of a tuple or ``logits`` of what it returns; it is put in eval mode for the call and stays
     as it is. ``x``: (n, *shape), bytes or in [0, 1], and ``y``: (n,) integer labels, tensors or
     arrays, test data that the model has not seen: all of it measures accuracy and confidence, the
-    first ``sources`` (None: all) are attacked. What is guessed is a Python warning. ``attacks``:
-    registered names, tables as in a matrix (``{"name": "pgd", "eps": 0.1}``), ``bench.Spec``,
-    attack instances, or one. Intervals are split
-    into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
+    first ``sources`` (``"all"`` or None: all) are attacked. What is guessed is a Python warning.
+    ``attacks``: registered names, tables as in a matrix (``{"name": "pgd", "eps": 0.1}``),
+    ``bench.Spec``, attack instances, or one. Intervals are split into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
     ``train``: (x, y) like those above, for attacks that learn before they perturb: without it they
     are skipped, with the reason in their row.
 
@@ -73,11 +73,20 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     discovery.load_plugins()
     named = [attacks] if isinstance(attacks, str | Mapping | Spec | Attack) else attacks
     chosen_attacks = [_attack(item) for item in named]  # before anything is measured
-    if sources is not None and sources < 1:
-        raise UserError(f"sources must be at least 1, or None for all, got {sources!r}")
+    if not chosen_attacks:
+        raise UserError('no attack was named: attacks = "pgd", or a list of names or tables')
+    if sources == "all":
+        sources = None
+    whole = isinstance(sources, Integral) and not isinstance(sources, bool)
+    if sources is not None and not (whole and sources >= 1):
+        raise UserError(f'sources must be a whole number from 1, or "all", got {sources!r}')
+    if expect_accuracy is not None and not 0 < expect_accuracy <= 1:
+        raise UserError(
+            f"expect_accuracy must be a fraction, 0.84 for 84 %, got {expect_accuracy!r}"
+        )
     test, model, notes = _handed(model, x, y)
     for note in notes:
-        warnings.warn(note, stacklevel=2)
+        warnings.warn(note, stacklevel=3)  # ``exact`` stands between
     with at_rest(model):
         classes = _classes(model, test)
         info = DataInfo(name, tuple(test.stored.shape[1:]), classes, (0.0,), (1.0,))
@@ -89,7 +98,7 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
         rows = [_evaluate(model, attack, chosen, data, clean, seed) for attack in chosen_attacks]
     for flag in flags:
         if warns(flag):
-            warnings.warn(f"{flag['id']}: {flag['evidence']}; {flag['advice']}", stacklevel=2)
+            warnings.warn(f"{flag['id']}: {flag['evidence']}; {flag['advice']}", stacklevel=3)
     for found in rows:
         found["flags"] = [*flags, *(flag for flag in found["flags"] if flag["id"] != "chance")]
     frame = Evaluation(rows).rename(columns={"flags": "flagged"})
@@ -186,7 +195,7 @@ def _evaluate(
     if isinstance(attack, LearningAttack):
         if not len(data.train):
             outcome = Outcome("skipped", untaught(info.name))
-            warnings.warn(f"{_name(attack)} is skipped: {outcome.reason}", stacklevel=3)
+            warnings.warn(f"{_name(attack)} is skipped: {outcome.reason}", stacklevel=4)
             return row(identity, outcome, threat, {}, clean, {}, info.classes)
         fitted[LEARNT] = _learnt(attack.fitted_as(), model, data, seed)
     evidence = attack_sources(model, attack, sources, AttackContext(info, seed, fitted))
@@ -205,8 +214,13 @@ def _learnt(attack: LearningAttack, model: nn.Module, data: Dataset, seed: int) 
 
 
 def _differentiable(model: nn.Module, sources: Sources) -> bool:
-    with torch.enable_grad():
-        answer: Tensor = model(sources.x[:2].clone().requires_grad_())
+    try:
+        with torch.enable_grad():
+            answer: Tensor = model(sources.x[:2].clone().requires_grad_())
+    except RuntimeError as error:
+        if "requires grad" in str(error):  # NumPy inside, without a detach
+            return False
+        raise
     return answer.requires_grad
 
 

@@ -68,8 +68,9 @@ class Checkpoint(Defense):
         for name in (names := self._files()):
             if not name.endswith(SUFFIXES):
                 raise ValueError(
-                    f"weights must be a {', '.join(SUFFIXES)} file, got {name!r}: save the "
-                    "model's state dict with safetensors.torch.save_file"
+                    f"weights must be a {', '.join(SUFFIXES)} file, got {name!r}: in a folder "
+                    "name the file, or save the model's state dict with "
+                    "safetensors.torch.save_file"
                 )
         if len(set(names)) < len(names):
             raise ValueError(f"weights names a file twice, which is no further training: {names}")

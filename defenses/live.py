@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
+import torch
 from torch import nn
 
 from bench.base.places import placed
@@ -53,5 +54,24 @@ class Live(Defense):
 
     def _adapted(self, context: BuildContext) -> tuple[nn.Module, tuple[str, ...]]:
         (path,) = self.modules  # the plan fits one training seed at a time
-        info = context.info
-        return adapt(unpickled(placed(path)), Form(), info.shape, info.classes)
+        info, module = context.info, unpickled(placed(path))
+        if not all(torch.is_tensor(value) for value in module.state_dict().values()):
+            module = _Whole(module)
+        return adapt(module, Form(), info.shape, info.classes)
+
+
+class _Whole(nn.Module):
+    """``network``, whose state is not of tensors alone, as a quantised one's: its pickle has it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.held = (network,)  # no child, so that its state is none of this module's
+
+    def forward(self, x: torch.Tensor) -> object:
+        """Return what the network does."""
+        return self.held[0](x)
+
+    def train(self, mode: bool = True) -> Self:
+        """Put the network into training or evaluation mode."""
+        self.held[0].train(mode)
+        return super().train(mode)

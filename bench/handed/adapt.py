@@ -144,6 +144,19 @@ def logits_of(answer: Any) -> Tensor:
     )
 
 
+def _several(answer: Any) -> tuple[str, ...]:
+    """Return a note where a tuple holds several matrices that could be the logits."""
+    shapes = [tuple(item.shape) for item in answer if _is_matrix(item)] if _is_tuple(answer) else []
+    if len({shape[1] for shape in shapes}) < 2:
+        return ()
+    shown = " and ".join(map(str, shapes))
+    return (f"for two rows the model answers {shown}: the first is taken; are those its logits?",)
+
+
+def _is_tuple(answer: Any) -> bool:
+    return isinstance(answer, tuple | list)
+
+
 def _is_matrix(item: Any) -> bool:
     return isinstance(item, Tensor) and item.dim() == 2
 
@@ -159,11 +172,14 @@ def adapt(model: Any, form: Form, shape: tuple[int, ...], classes: int | None = 
             f"the model must be a torch.nn.Module, got {_kind(model)}: wrap it in one whose "
             "forward returns logits, with gradients"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        model = InItsOwn(model)  # it takes no hooks, by which what it is asked is counted
     model, notes, layout, answer = _first_that_answers(_float32(model), form, shape)
     if layout == "nhwc" and form.layout is None:
         notes = (*notes, 'the model takes images with channels last (layout = "nhwc")')
     if not isinstance(answer, Tensor):
         notes = (*notes, f"the model's logits are taken out of its {type(answer).__name__}")
+        notes += _several(answer)
     _check(logits_of(answer), classes)
     if form.plain and layout == "nchw" and isinstance(answer, Tensor):
         return model, notes
@@ -250,9 +266,9 @@ def _asked(model: nn.Module, form: Form, shape: tuple[int, ...]) -> tuple[Layout
         else:
             _ask_one(asked, rows[:1])
             return chosen.layout or first, answer
-    raise UserError(
-        f"the model takes no input of shape {(2, *shape)}: {errors[0]}{_shape_hint(shape)}"
-    )
+    fixed = "size()[0]" in errors[0]  # what a guard of torch.export says
+    hint = "; export it for any number of rows (dynamic_shapes)" if fixed else _shape_hint(shape)
+    raise UserError(f"the model takes no input of shape {(2, *shape)}: {errors[0]}{hint}")
 
 
 def _ask_one(asked: nn.Module, row: Tensor) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import hashlib
+import importlib
+import importlib.util
+import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -28,14 +33,18 @@ def identity(model: nn.Module) -> str:
 
     With it stand and fall the results of an earlier run. Pickles of one module may differ between
     two processes; this does not. Of code it takes what Python made of it, with the functions,
-    classes and values that it mentions where they are their user's and no library's. Of an object
-    of a library it takes what that shows of itself.
+    classes and values that it mentions, in other modules too, where they are their user's and no
+    library's. Of an object of a library it takes what a copy of it would be made of, and where
+    that cannot be had what it shows of itself.
     """
     found = hashlib.sha256()
     seen: dict[int, tuple[int, object]] = {}
-    for part in _parts([_shown(model), model.state_dict(), model], seen):
-        found.update(part)
-        found.update(b"\0")
+    try:
+        for part in _parts([_shown(model), model.state_dict(), model], seen):
+            found.update(part)
+            found.update(b"\0")
+    except RecursionError:  # what cannot be followed to its end is no earlier run's
+        found.update(secrets.token_bytes())
     return found.hexdigest()[:16]
 
 
@@ -60,7 +69,11 @@ def _parts(value: Any, seen: dict[int, tuple[int, object]]) -> Iterator[bytes]:
 
 
 def _numbers(value: torch.Tensor | np.ndarray[Any, Any]) -> Iterator[bytes]:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, np.ndarray) and value.dtype.names:  # what lies between is left over
+        for name in value.dtype.names:
+            yield name.encode()
+            yield from _numbers(value[name])
+    elif isinstance(value, torch.Tensor):
         if value.is_sparse or value.is_quantized:
             value = value.to_dense() if value.is_sparse else value.dequantize()
         yield f"{value.dtype} {tuple(value.shape)}".encode()
@@ -77,11 +90,33 @@ def _of(value: Any) -> Iterable[Any]:
         return [type(value), _attributes(value)]
     # What wraps a function shows nothing of it: a property, a cached one, a decorated method.
     inner = [getattr(value, name, None) for name in ("__wrapped__", "func", "fget", "fset")]
-    return [type(value).__module__, _shown(value), *inner]
+    return [type(value).__module__, _shown(value), *inner, *_copied(value)]
+
+
+def _copied(value: Any) -> Iterable[Any]:
+    """Return what a copy of ``value`` would be made of; nothing where it cannot be copied."""
+    try:
+        told = value.__reduce_ex__(4)
+    except Exception:  # noqa: BLE001 (a lock, a handle: it cannot be handed over either)
+        return []
+    if isinstance(told, str):
+        return [told]
+    made, arguments, state, *items = (*told, None, None, None)[:5]
+    return [made, arguments, state, *(None if item is None else list(item) for item in items)]
+
+
+@_of.register
+def _(value: torch.jit.ScriptModule) -> Iterable[Any]:
+    # Its code is its own; what Python holds of it are handles.
+    parts = [(name, getattr(one, "code", "")) for name, one in value.named_modules()]
+    return [value.original_name, parts, dict(value.state_dict())]
 
 
 @_of.register
 def _(value: nn.Module) -> Iterable[Any]:
+    compiled = getattr(value, "_orig_mod", None)
+    if isinstance(compiled, nn.Module):  # how it is computed differs in every process
+        return [type(value).__name__, compiled]
     return [type(value), _attributes(value)]
 
 
@@ -112,7 +147,7 @@ def _(value: CellType) -> Iterable[Any]:
 
 @_of.register
 def _(value: ModuleType) -> Iterable[Any]:
-    return [value.__name__]
+    return [value.__name__, _read_of(value, vars(value))]
 
 
 @_of.register
@@ -138,7 +173,7 @@ def _(value: type) -> Iterable[Any]:
 def _(value: FunctionType) -> Iterable[Any]:
     if not is_own_file(value.__code__.co_filename):
         return [f"{value.__module__}.{value.__qualname__}"]
-    known = {key: value.__globals__[key] for key in _mentioned(value.__code__, value.__globals__)}
+    known = _mentioned(value.__code__, value.__globals__)
     held = [value.__defaults__, value.__kwdefaults__, value.__closure__, known, vars(value)]
     return [value.__code__, *held]
 
@@ -154,17 +189,58 @@ def _attributes(value: Any) -> dict[str, Any]:
     named.update(getattr(value, "__dict__", {}))
     return {
         # Hooks are numbered as they come, over all modules of a process.
-        name: list(named[name].values()) if "_hooks" in name else named[name]
+        name: list(named[name].values()) if _is_hooks(name, named[name]) else named[name]
         for name in sorted(named)
         if name not in LEFT_OUT
     }
 
 
-def _mentioned(code: CodeType, known: Mapping[str, Any]) -> list[str]:
-    """Return the global names that ``code`` reads, and the functions within it."""
-    codes, names = [code], set()
+def _is_hooks(name: str, value: Any) -> bool:
+    return "_hooks" in name and isinstance(value, Mapping)
+
+
+def _mentioned(code: CodeType, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``code`` and the functions within it read: globals, and of modules what they do.
+
+    An import within a function counts as well.
+    """
+    codes, names, imported, attributes = [code], set[str](), set[str](), set[str]()
     while codes:
         one = codes.pop()
         codes += [inner for inner in one.co_consts if isinstance(inner, CodeType)]
-        names |= {step.argval for step in dis.get_instructions(one) if step.opname == "LOAD_GLOBAL"}
-    return sorted(name for name in names if name in known)
+        attributes |= set(one.co_names)
+        for step in dis.get_instructions(one):
+            if step.opname == "LOAD_GLOBAL":
+                names.add(step.argval)
+            elif step.opname == "IMPORT_NAME":
+                imported.add(step.argval)
+    found = {name: known[name] for name in sorted(names) if name in known}
+    found |= {f"import {name}": _imported(name, known) for name in sorted(imported)}
+    return {
+        name: _read_of(value, attributes) if isinstance(value, ModuleType) else value
+        for name, value in found.items()
+    }
+
+
+def _imported(name: str, known: Mapping[str, Any]) -> ModuleType | None:
+    """Return a module that a function of the globals ``known`` imports, where it is its user's."""
+    for whole in (f"{known.get('__package__') or ''}.{name}".strip("."), name):
+        with contextlib.suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(whole)
+            if whole in sys.modules:
+                return sys.modules[whole]
+            if spec is not None and spec.origin and is_own_file(spec.origin):
+                return importlib.import_module(whole)
+    return None
+
+
+def _read_of(module: ModuleType, names: Iterable[str]) -> dict[str, Any] | str:
+    """Return what ``names`` are in ``module``, and in modules within it; a library's name."""
+    if not is_own(module.__name__):
+        return module.__name__
+    held = {name: vars(module)[name] for name in sorted(names) if name in vars(module)}
+    return {
+        name: _read_of(value, names) if isinstance(value, ModuleType) else value
+        for name, value in held.items()
+        if not name.startswith("__") and value is not module
+    }

@@ -19,6 +19,10 @@ CLASSES = 100_000
 """Classes beyond which a label is taken for a mistake: a network has an output for each."""
 
 
+DIM = 100
+"""Whole numbers up to which inputs are not taken for levels of a byte: no test set is so dark."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """``x``: (n, *shape), images as (channels, height, width), uint8 or floating in [0, 1].
@@ -82,19 +86,32 @@ def _inputs(x: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...]]:
             f"{name} has no rows: it must be (n, *shape) and not empty, got shape {x.shape}"
         )
     if x.dtype != np.uint8 and not np.issubdtype(x.dtype, np.floating):
-        raise UserError(
-            f"{name} must be uint8 or floating, got {x.dtype}: "
-            f"write {name.rpartition(' ')[2]}.astype('uint8') where it holds 0 to 255"
-        )
-    notes = []
-    if x.dtype != np.uint8:
-        notes += _check_range(x, name)
+        raise UserError(f"{name} must be uint8 or floating, got {x.dtype}: {_as_number(x, name)}")
+    notes = _check_bytes(x, name) if x.dtype == np.uint8 else _check_range(x, name)
     if x.ndim == 4 and x.shape[3] in CHANNELS and x.shape[1] not in CHANNELS:
         notes.append(f"{name} is taken as (n, height, width, channels): its shape is {x.shape}")
         x = x.transpose(0, 3, 1, 2)
     if len(x) > 1 and all((rows == x[:1]).all() for rows in _chunks(x)):
         raise UserError(f"{name}: all {len(x)} rows are the same: it is no test set")
     return x, tuple(notes)
+
+
+def _as_number(x: np.ndarray, name: str) -> str:
+    """Return what to write in place of whole numbers or truth values."""
+    written, low, high = name.rpartition(" ")[2], x.min(), x.max()
+    if x.dtype == bool or (low >= 0 and high <= 1):
+        return f"write {written}.astype('float32')"
+    if low >= 0 and high <= DIM:
+        return f"write {written}.astype('float32') / {high}, its largest value"
+    return f"write {written}.astype('uint8') where it holds 0 to 255"
+
+
+def _check_bytes(x: np.ndarray, name: str) -> list[str]:
+    if (high := max(int(rows.max()) for rows in _chunks(x))) > DIM:
+        return []
+    meant = f"{name.rpartition(' ')[2]}.astype('float32') / {max(high, 1)}"
+    found = f"{name} is uint8, and so 255 is taken for 1, but it goes up to {high} only"
+    return [f"{found}: is {meant} meant?"]
 
 
 def _check_range(x: np.ndarray, name: str) -> list[str]:
@@ -112,6 +129,8 @@ def _check_range(x: np.ndarray, name: str) -> list[str]:
             return [f"{name} goes up to {high:.3g} only: was it divided by 255 twice?"]
         return []
     found = f"{name} must lie in [0, 1], got {low:.4g} to {high:.4g}"
+    if low >= 0 and high <= DIM:
+        raise UserError(f"{found}: divide by the largest value that there can be, {high:.4g}?")
     if low >= 0 and high <= 255:
         raise UserError(f"{found}: it looks like levels of a byte: divide by 255, or give uint8")
     if low >= -1 and high <= 1:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.base.text import nearest, reason_of
+from bench.base.text import nearest, plain, reason_of
 from bench.base.types import UserError
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".pt2", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".pt2", ".bin", ".ckpt", ".tar")
 
 PROGRAM = "program"
 """The builder of a file that brings its network along."""
@@ -94,7 +95,9 @@ def _content(path: Path, origin: str) -> Any:
         raise UserError(f"{origin} does not exist") from error
     except Exception as error:
         told = _strange(path)
-        reason = told or str(error).partition("\n")[0]
+        if told is None and isinstance(error, pickle.UnpicklingError):
+            told = "it holds pickled objects, which run code when they are read: a whole model?"
+        reason = told or plain(str(error).partition("\n")[0])
         raise UserError(
             f"{origin} cannot be read as a plain state dict ({reason}): "
             "save model.state_dict(), not the model, best with safetensors.torch.save_file"
@@ -129,10 +132,14 @@ def _part(
         for tensors in [content] if _flat(content) else inside.values():
             if below := {k: v for k, v in tensors.items() if k.startswith(f"{part}.")}:
                 return below, ()
+        if listed := _listed({part: content.get(part)}):
+            raise UserError(f"{origin}: {listed}")
         raise UserError(f"{origin} has no weights called {part!r}: {nearest(part, inside)}")
     if _flat(content):
         return content, ()
     if not inside:
+        if listed := _listed({"the file": content}):
+            raise UserError(f"{origin}: {listed}")
         others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
         raise UserError(
             f"{origin} is not a state dict: {', '.join(others[:4])} hold no tensors; "
@@ -148,6 +155,18 @@ def _part(
     others = [name for name in inside if name != chosen]
     more = f"; it also holds {_some(others)}: give part to take one of them" if others else ""
     return inside[chosen], (f"the weights are {chosen!r} of {origin.partition(' file ')[2]}{more}",)
+
+
+def _listed(parts: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a part that lists its weights without names, as torch_ema's."""
+    for part, value in parts.items():
+        for name, inner in value.items() if isinstance(value, Mapping) else ():
+            if isinstance(inner, list) and inner and all(torch.is_tensor(item) for item in inner):
+                return (
+                    f"{part} lists its weights without names ({name}): copy them into the model "
+                    "(ema.copy_to(model.parameters())), and save its state dict"
+                )
+    return None
 
 
 def _tensors(value: Any) -> dict[str, Tensor]:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from bench.base.files import read_json
 from bench.base.fingerprint import digest
-from bench.base.types import DamagedError, Document, UserError
+from bench.base.types import DamagedError, Document, Norm, UserError
 from bench.evidence.folder import HANDED, RunFolder
 from bench.judging.answer import Verdict, verdict_of
 from bench.judging.question import Question, prepared, slug
@@ -60,6 +60,8 @@ def judge(  # noqa: PLR0913 (keywords, as of the command)
     """
     from bench.handed.inputs import check_inputs
 
+    if norm not in get_args(Norm):
+        raise UserError(f"norm must be one of {', '.join(get_args(Norm))}, got {norm!r}")
     given = _several(models, "model")
     if not given:
         raise UserError("no model was given")
@@ -134,7 +136,7 @@ def _check_same(folder: Path, known: Mapping[str, Sequence[str]], data: Inputs, 
     told = "choose another out, or give replace=True"
     try:
         matrix = read_json(home.top("plan.json"))["matrix"]
-        reference = isinstance(matrix["reference"], dict)
+        reference = matrix["reference"].get("name") == "live"
         there = {role: [] for role in known} | {
             "model": matrix["defense"][0]["identity"],
             "reference": matrix["reference"]["identity"] if reference else [],
@@ -142,7 +144,7 @@ def _check_same(folder: Path, known: Mapping[str, Sequence[str]], data: Inputs, 
         }
         held = read_arrays(folder / HANDED / f"{name}.npz")
         same = _contents(Inputs(held["x"], held["y"])) == _contents(data)
-    except (DamagedError, UserError, KeyError, IndexError, TypeError) as error:
+    except (DamagedError, UserError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"results folder {folder} holds a run whose models or data cannot be told: {told}"
         ) from error

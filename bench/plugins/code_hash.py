@@ -78,6 +78,20 @@ def plugin_files() -> list[Path]:
     return sorted({file for path in paths for file in _imported_files(path)})
 
 
+def neighbours(path: Path) -> dict[str, Path]:
+    """Return what a plugin file, and what it imports, names of its own folder: by name, the place.
+
+    A module's file, or a package's folder.
+    """
+    found: dict[str, Path] = {}
+    for tree in _imported_files(path).values():
+        for name in {name.partition(".")[0] for name in _imports(tree, "")} - {""}:
+            for place in (path.with_name(f"{name}.py"), path.with_name(name)):
+                if place.is_file() or (place / "__init__.py").is_file():
+                    found.setdefault(name, place)
+    return found
+
+
 def _imported_files(path: Path) -> dict[Path, ast.Module]:
     """Return a plugin file, and all that it imports from its own folder, with their syntax."""
     found: dict[Path, ast.Module] = {}

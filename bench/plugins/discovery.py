@@ -20,7 +20,7 @@ from bench.base.foreign import refuse_foreign
 from bench.base.places import placed
 from bench.base.text import nearest, reason_of
 from bench.base.types import UserError
-from bench.plugins.code_hash import OURS
+from bench.plugins.code_hash import OURS, neighbours
 from bench.plugins.pinned import PinnedLoader, pin_folder
 from bench.plugins.registry import DEFENSES, REGISTRIES
 
@@ -182,6 +182,8 @@ def _import_file(path: Path) -> ModuleType:
     loader = PinnedLoader(name, str(path))
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
+    for neighbour, place in neighbours(path).items():
+        _refuse_another(neighbour, place, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if str(path.parent) not in sys.path:
@@ -193,3 +195,33 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _refuse_another(name: str, place: Path, plugin: Path) -> None:
+    """Raise UserError where ``import name`` gives something else than a plugin's neighbour.
+
+    Names are one a process: of two folders that hold a ``models.py`` the second would get the
+    first one's.
+    """
+    loaded = sys.modules.get(name)
+    try:
+        spec = importlib.util.find_spec(name) if loaded is None else None
+    except (ImportError, ValueError):
+        spec = None
+    there = getattr(loaded, "__file__", None) if spec is None else spec.origin
+    if there is None or _same(Path(there), place):
+        return
+    raise UserError(
+        f"{plugin} imports {name}, which lies beside it, and in this process that name is "
+        f"{there}: rename one of them, or put it into a package of its own name"
+    )
+
+
+def _same(there: Path, place: Path) -> bool:
+    """Return whether a module's file is that of ``place``, a file or a package's folder."""
+    try:
+        if place.is_dir():
+            return there.resolve().is_relative_to(place.resolve())
+        return there.samefile(place) or there.read_bytes() == place.read_bytes()
+    except OSError:
+        return False

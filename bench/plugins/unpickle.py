@@ -100,7 +100,9 @@ def is_own_file(path: str) -> bool:
     """Return whether code from ``path`` is its user's; a console's and a notebook's is."""
     libraries = {sysconfig.get_path(kind) for kind in ("purelib", "platlib", "stdlib")}
     ours = {str(Path(sys.modules["bench"].__path__[0]).parent / package) for package in OURS}
-    return not any(Path(path).is_relative_to(folder) for folder in libraries | ours)
+    # Of a user, of a distribution, of a venv beneath this one: whichever folder it was put into.
+    installed = {"site-packages", "dist-packages"} & set(Path(path).parts)
+    return not installed and not any(Path(path).is_relative_to(f) for f in libraries | ours)
 
 
 def _is_own(name: str, module: ModuleType | None) -> bool:

@@ -104,7 +104,7 @@ def untaught(data: str) -> str:
 
 def refuse_infinite(module: nn.Module) -> None:
     """Raise DivergedError where a weight of ``module`` is NaN or infinite."""
-    state = module.state_dict()
+    state = {name: value for name, value in module.state_dict().items() if torch.is_tensor(value)}
     if broken := [name for name, value in state.items() if not torch.isfinite(value).all()]:
         raise DivergedError(f"the fitted weights are not finite: {', '.join(broken)}")
 

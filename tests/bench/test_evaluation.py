@@ -1,6 +1,9 @@
 """Three lines for a researcher with a trained network."""
 
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,8 +95,12 @@ def test_a_mistake_is_said_before_anything_is_measured(linear: nn.Module) -> Non
         bench.evaluate(linear, X, Y, attacks=["fgsm", "jsmaa"])
     with pytest.raises(bench.UserError, match="must be a name or a table with a name"):
         bench.evaluate(linear, X, Y, attacks=[{"eps": 0.1}])
-    with pytest.raises(bench.UserError, match="sources must be at least 1"):
-        bench.evaluate(linear, X, Y, attacks="fgsm", sources=-3)
+    wrong: list[dict[str, Any]] = [{"sources": value} for value in (-3, "ten", 10.5, True)]
+    for given in [*wrong, {"expect_accuracy": 84}, {"attacks": []}]:
+        what = {"sources": "whole number from 1", "expect_accuracy": "0.84 for 84 %"}
+        message = what.get(next(iter(given)), "no attack was named")
+        with pytest.raises(bench.UserError, match=message):
+            bench.evaluate(linear, X, Y, **{"attacks": "fgsm", **given})
     assert not asked
 
 
@@ -113,3 +120,30 @@ def test_a_model_that_returns_no_logits(linear: nn.Module) -> None:
 def test_double_arrays_are_taken(linear: nn.Module) -> None:
     table = bench.evaluate(linear, X.numpy().astype(np.float64), list(Y), attacks=["fgsm"])
     assert table.loc[0, "sources"] == 20
+
+
+def test_a_program_takes_no_hooks_and_is_asked_all_the_same(linear: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript itself is deprecated
+        program = torch.jit.script(linear)
+    plain, script = (
+        bench.evaluate(model, X, Y, "pgd", sources="all") for model in (linear, program)
+    )
+    assert plain["success_rate"].tolist() == script["success_rate"].tolist()
+
+
+def test_numpy_inside_is_no_gradient(linear: nn.Module) -> None:
+    class Inside(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return linear(torch.from_numpy(x.numpy()))
+
+    with pytest.raises(bench.UserError, match="the model's answer has none"):
+        bench.evaluate(Inside(), X, Y, "pgd")
+
+
+def test_a_warning_is_located_where_evaluate_was_called(linear: nn.Module) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bench.evaluate(linear, (X * 3).round().to(torch.uint8), Y, "fgsm")
+    assert {Path(warning.filename).name for warning in caught} == {"test_evaluation.py"}
+    assert any("goes up to 2 only" in str(warning.message) for warning in caught)

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 
 import bench
@@ -294,6 +297,77 @@ def test_the_identity_is_of_everything_that_answers_may_hang_on(
     for model in (one, two):  # numbered as they come, over all modules
         model.register_forward_hook(scaled)
     assert identity(one) == identity(two)
+
+
+def test_objects_of_libraries_and_modules_beside_count_by_what_they_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = load_digits(return_X_y=True)
+    forests = [RandomForestClassifier(3, random_state=0).fit(x[:n], y[:n]) for n in (300, 50)]
+    assert repr(forests[0]) == repr(forests[1])
+    assert len({identity(Odd(path=forest)) for forest in forests}) == 2
+    again = pickle.loads(pickle.dumps(forests[0]))
+    assert identity(Odd(path=forests[0])) == identity(Odd(path=again))
+
+    monkeypatch.syspath_prepend(tmp_path)
+    beside, late = tmp_path / "beside_odd.py", tmp_path / "late_odd.py"
+    beside.write_text("SCALE = 1.0\ndef prep(x):\n    return SCALE * x\ndef other(): pass\n")
+    late.write_text("def post(x):\n    return x\n")
+    (tmp_path / "net_odd.py").write_text(
+        "import beside_odd\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        from late_odd import post\n"
+        "        return post(beside_odd.prep(x))\n"
+    )
+    net, other = importlib.import_module("net_odd"), importlib.import_module("beside_odd")
+    plain = identity(net.Net())
+    monkeypatch.setattr(other, "other", 3)  # which the network does not read
+    assert identity(net.Net()) == plain
+    monkeypatch.setattr(other, "SCALE", 0.0)
+    changed = identity(net.Net())
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(tmp_path)
+    late_module = importlib.import_module("late_odd")
+    monkeypatch.setattr(late_module, "post", lambda x: -x)
+    assert len({plain, changed, identity(net.Net())}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # deprecated as a whole
+def test_traced_and_compiled_modules_have_an_identity() -> None:
+    networks = [nn.Sequential(nn.Linear(2, 2), last) for last in (nn.ReLU(), nn.Tanh())]
+    for network in networks:
+        nn.init.eye_(network[0].weight)
+        nn.init.zeros_(network[0].bias)
+    compiled = functools.partial(torch.compile, backend="eager")
+    for how in (torch.fx.symbolic_trace, torch.jit.script, compiled):
+        found = [identity(how(network)) for network in networks]
+        assert found[0] != found[1]
+        assert found[0] == identity(how(networks[0]))
+
+
+def test_libraries_are_libraries_wherever_they_were_installed() -> None:
+    for folder in (
+        "/home/me/.local/lib/python3.11/site-packages",
+        "/usr/lib/python3/dist-packages",
+    ):
+        assert not unpickle.is_own_file(f"{folder}/torch/nn/modules/linear.py")
+    assert unpickle.is_own_file("/home/me/project/net.py")
+
+
+@pytest.mark.process
+def test_without_a_reference_the_same_call_goes_on(tmp_path: Path) -> None:
+    def once() -> bench.Verdict:
+        with in_process():
+            return bench.judge(
+                Blobs(1.0), *data(), norm="linf", budget=0.25, sources=10, workers=1, device="cpu",
+                out=tmp_path / "run", cache_dir=tmp_path / "cache",
+            )  # fmt: skip
+
+    first = once()
+    cells = {p: p.stat().st_mtime_ns for p in (first.folder / "cells").glob("*.parquet")}
+    assert once().worst_case == first.worst_case
+    assert {p: p.stat().st_mtime_ns for p in (first.folder / "cells").glob("*.parquet")} == cells
 
 
 @pytest.mark.process

@@ -125,6 +125,23 @@ def test_a_plugin_file_may_import_its_neighbours(tmp_path: Path) -> None:
     assert doors.import_plugin(str(tmp_path / "plugin.py")).found == 3
 
 
+def test_two_neighbours_of_one_name_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    for folder, value in (("first", 1), ("second", 2), ("same", 1)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net_beside.py").write_text(f"VALUE = {value}\n")
+        # Within a function, where it is imported long after the file.
+        text = "def build():\n    from net_beside import VALUE\n    return VALUE\n"
+        (tmp_path / folder / "build.py").write_text(text)
+    assert doors.import_plugin(str(tmp_path / "first" / "build.py")).build() == 1
+    assert doors.import_plugin(str(tmp_path / "same" / "build.py")).build() == 1
+    with pytest.raises(UserError, match=r"second.build.py imports net_beside.*first.net_beside.py"):
+        doors.import_plugin(str(tmp_path / "second" / "build.py"))
+    (tmp_path / "attacks.py").write_text("prep = 1\n")
+    (tmp_path / "ours.py").write_text("from attacks import prep\n")
+    with pytest.raises(UserError, match="imports attacks, which lies beside it"):
+        doors.import_plugin(str(tmp_path / "ours.py"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("1 +", "SyntaxError"), ("raise ValueError('x')", "ValueError: x"), (None, "does not exist")],
