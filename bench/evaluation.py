@@ -60,7 +60,8 @@ def evaluate(  # noqa: PLR0913 (what a reader finds in one call)
     arrays, test data that the model has not seen: all of it measures accuracy and confidence, the
     first ``sources`` (``"all"`` or None: all) are attacked. What is guessed is a Python warning.
     ``attacks``: registered names, tables as in a matrix (``{"name": "pgd", "eps": 0.1}``),
-    ``bench.Spec``, attack instances, or one. Intervals are split into ``*_low`` and ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
+    ``bench.Spec``, attack instances, or one. Intervals are split into ``*_low`` and
+    ``*_high``. ``expect_accuracy``: what the model should have, a fraction.
     ``train``: (x, y) like those above, for attacks that learn before they perturb: without it they
     are skipped, with the reason in their row.
 
