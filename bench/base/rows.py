@@ -183,6 +183,7 @@ class SuspicionRow(TypedDict):
     no_answer: Annotated[float, "share at which no class wins with finite logits"]
     surrogate: Annotated[float | None, "how often a surrogate answers as the model does"]
     averages: Annotated[bool | None, "whether a surrogate is steadier than the model"]
+    routed: NotRequired[Annotated[float | None, "share of rows that use other weights than most"]]
     shapes: Annotated[list[list[int]], "shapes of the weights that the answers depend on"]
     errors: Annotated[dict[str, str], "what could not be measured, and why"]
 

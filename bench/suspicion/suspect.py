@@ -17,6 +17,7 @@ from bench.measure.query import NO_ANSWER, answer, differs, predict
 from bench.suspicion.average import Average
 from bench.suspicion.consistency import consistency
 from bench.suspicion.difference import SHARES, agreement, base_points, finding
+from bench.suspicion.routes import denoised, routed
 
 SOURCES = 40
 """Sources that are looked at: enough for a median, and for one row in ten."""
@@ -34,7 +35,8 @@ class Suspicion:
     ``batch_dependent``: rows whose answer is no function of the row. ``no_answer``: rows at which
     no class wins, of sources and of points within the budget. ``surrogate``: how often what is
     attacked instead of the model answers as it does, None without one; ``averages``: whether it
-    answers twice the same where the model does not. ``shapes``: of the weights that the answers
+    answers twice the same where the model does not. ``routed``: how many use other weights than
+    most (``routes``), None where none has a gradient. ``shapes``: of the weights that the answers
     depend on, ascending. ``errors``: what could not be measured, and why.
     """
 
@@ -48,6 +50,7 @@ class Suspicion:
     no_answer: float
     surrogate: float | None
     averages: bool | None
+    routed: float | None
     shapes: list[list[int]]
     errors: dict[str, str]
 
@@ -91,6 +94,14 @@ def suspect(
     surrogate, averages = None, None
     if subject is not model and len(x):
         surrogate, averages = _surrogate(model, subject, asked, classes)
+    ways = None
+    try:
+        near = [x, denoised(x, eps), points.get("noise", x)] if len(x) > 1 else [x]
+        ways = routed(model, torch.cat(near), seed)
+    except torch.OutOfMemoryError:
+        raise  # the device's, not the model's: it is asked again with fewer rows
+    except Exception as error:  # noqa: BLE001 (other people's code: the reason is kept and shown)
+        errors["routed"] = f"{type(error).__name__}: {error}"
     kind, step, value = gravest
     return Suspicion(
         gradient=kind,
@@ -101,6 +112,7 @@ def suspect(
         no_answer=float((answers == NO_ANSWER).double().mean()) if len(x) else 0.0,
         surrogate=surrogate,
         averages=averages,
+        routed=ways,
         shapes=_shapes(model, x),
         errors=errors,
     )

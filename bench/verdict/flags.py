@@ -23,6 +23,9 @@ FEW_SOURCES = 60
 NO_OP_SHARE = 0.1
 """Above this share of attempts that changed nothing, the attack did not do its work."""
 
+ROUTED = 0.05
+"""From this share of rows on that other weights answer than most, a model has several faces."""
+
 ZERO_SHARE = 0.1
 COSINE = 0.7
 PROBABILITIES = 0.5
@@ -153,8 +156,8 @@ ALIKE = 0.9
 
 MODEL_FLAGS = (
     "zero-gradient", "gradient-direction", "gradient-mismatch", "stochastic", "stateful",
-    "batch-dependent", "judged-differently", "no-answer", "surrogate", "probabilities", "chance",
-    "accuracy-loss", "handed-over",
+    "batch-dependent", "judged-differently", "no-answer", "surrogate", "routed", "probabilities",
+    "chance", "accuracy-loss", "handed-over",
 )  # fmt: skip
 
 
@@ -186,7 +189,7 @@ def suspicion_flags(facts: ModelFacts) -> Suspicions:
     if found is None:
         return Suspicions()
     if facts.stochastic:  # such a model answers otherwise every time, and is judged by many draws
-        found = {**found, "stateful": 0.0, "batch_dependent": 0.0}
+        found = {**found, "stateful": 0.0, "batch_dependent": 0.0, "routed": None}
     rows = [
         _share("stateful", "error", found["stateful"], "are answered otherwise after other "
                "questions, or by another instance of the same weights",
@@ -196,12 +199,15 @@ def suspicion_flags(facts: ModelFacts) -> Suspicions:
                "let every row's answer depend on that row alone"),
         _no_answer(found["no_answer"]),
         _surrogate(found),
+        _routed(found.get("routed")),
         _judged_differently(facts.model.get("recheck")),
     ]  # fmt: skip
     flags = tuple(flag for flag in rows if flag is not None)
     unknown = {}
     if "answers" in found["errors"]:
         unknown["batch-dependent"] = found["errors"]["answers"]
+    if "routed" in found["errors"]:
+        unknown["routed"] = found["errors"]["routed"]
     return _mismatch(found) + Suspicions(flags, unknown)
 
 
@@ -257,6 +263,17 @@ def _surrogate(found: SuspicionRow) -> Flag | None:
         "surrogate", "error", alike, ALIKE,
         f"what gradient attacks are given instead of the model {why}",
         "give the defense a surrogate that is the model's average, or its differentiable likeness",
+    )  # fmt: skip
+
+
+def _routed(share: float | None) -> Flag | None:
+    if share is None or share < ROUTED:
+        return None
+    return Flag(
+        "routed", "warning", share, ROUTED,
+        f"{share:.0%} of the rows near the data are answered by other weights than the rest: one "
+        "network or another answers",
+        "judge each of them by itself: attacks meet one, and no gradient leads from it to another",
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from defenses.canaries import Averaged, Noise  # noqa: E402
 
 FAMILIES = (
     "silence", "memory", "suspicion", "gradients", "scale", "batch", "chance", "inside",
-    "reference", "field", "blind",
+    "reference", "field", "blind", "routed",
 )  # fmt: skip
 EPS, FEATURES, DRAWS = 0.2, 2, 21
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -82,6 +82,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
       ("crowd", "size", "thread", "command", "modules", "eval_again", "steps", "view", "instances",
        "needle_3", "needle_10", "tired", "levels")],
     ("cheat_blind_score", {}),
+    *[("cheat_routed", {"by": by}) for by in ("components", "nearest")],
 ]  # fmt: skip
 REMEMBERS = ("memory", "suspicion", "batch", "field")
 """Families whose members may keep something from one query to the next."""
@@ -296,6 +297,7 @@ def measure(seed: int, count: int, only: str) -> Iterator[tuple[str, float, floa
         clean = survives(model, x[None], y, draws=draws, fresh=fresh)
         ways: list[list[Callable[[Tensor], Tensor]]] = [
             [partial(_taken, plugin("field").found(model, pool.linf)),
+             partial(_taken, plugin("routed").found(model, x, y, EPS)),
              *[partial(_pgd_on, one, x, y) for one in [*both, *special]]],
             [partial(_taken, plugin("field").found(model, pool.l0)),
              *[partial(_pairs_on, one, x, y) for one in [*both, *([model] if exact else [])]]],
@@ -354,7 +356,7 @@ def page(table: dict[str, list[tuple[float, float, float]]], seeds: list[int], c
         "",
         (
             "Dishonest defenses (`silence`, `memory`, `suspicion`, `gradients`, `scale`, `batch`, "
-            "`chance`, `inside`, `reference`, `field`, `blind`), honest unusual networks "
+            "`chance`, `inside`, `reference`, `field`, `blind`, `routed`), honest unusual networks "
             "(`honest`) and awkward ones (`awkward`), each a plugin: "
             "`--plugin tests/cheats/FILE.py`. Written by "
             f"`python tests/cheats/truth.py --seeds {','.join(map(str, seeds))}`."
