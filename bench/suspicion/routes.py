@@ -34,7 +34,7 @@ def routed(model: nn.Module, x: Tensor, seed: int = 0) -> float | None:
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        norms = [_norms(model, row, weights, seed) for row in torch.split(x, 1)]
+        norms = [_norms(model, x[row : row + 1], weights, seed) for row in range(len(x))]
     finally:
         for weight, flag in zip(weights, flags, strict=True):
             weight.requires_grad_(flag)

@@ -199,7 +199,6 @@ def suspicion_flags(facts: ModelFacts) -> Suspicions:
                "let every row's answer depend on that row alone"),
         _no_answer(found["no_answer"]),
         _surrogate(found),
-        _routed(found.get("routed")),
         _judged_differently(facts.model.get("recheck")),
     ]  # fmt: skip
     flags = tuple(flag for flag in rows if flag is not None)
@@ -208,7 +207,7 @@ def suspicion_flags(facts: ModelFacts) -> Suspicions:
         unknown["batch-dependent"] = found["errors"]["answers"]
     if "routed" in found["errors"]:
         unknown["routed"] = found["errors"]["routed"]
-    return _mismatch(found) + Suspicions(flags, unknown)
+    return _mismatch(found) + _routed(found.get("routed")) + Suspicions(flags, unknown)
 
 
 def _share(name: str, severity: Severity, share: float, what: str, advice: str) -> Flag | None:
@@ -266,15 +265,19 @@ def _surrogate(found: SuspicionRow) -> Flag | None:
     )  # fmt: skip
 
 
-def _routed(share: float | None) -> Flag | None:
-    if share is None or share < ROUTED:
-        return None
-    return Flag(
+def _routed(share: float | None) -> Suspicions:
+    if share is None:
+        return Suspicions()
+    measured = (Measured("routed", share, share >= ROUTED),)
+    if share < ROUTED:
+        return Suspicions(measured=measured)
+    flag = Flag(
         "routed", "warning", share, ROUTED,
         f"{share:.0%} of the rows near the data are answered by other weights than the rest: one "
         "network or another answers",
         "judge each of them by itself: attacks meet one, and no gradient leads from it to another",
     )  # fmt: skip
+    return Suspicions((flag,), measured=measured)
 
 
 def _judged_differently(found: RecheckRow | None) -> Flag | None:

@@ -13,6 +13,7 @@ from bench.verdict.flags import (
     COSINE,
     NO_ANSWER_SHARE,
     PROBABILITIES,
+    ROUTED,
     ZERO_SHARE,
 )
 from bench.verdict.panel_flags import BLACK_BOX_NET, NET, P_VALUE, UNBOUNDED_LEFT
@@ -36,6 +37,7 @@ QUANTITIES: dict[tuple[str, str | None], str] = {
     ("batch-dependent", None): "any row",
     ("no-answer", None): f"share of rows, at least {NO_ANSWER_SHARE:g}",
     ("surrogate", None): f"share of rows answered alike, below {ALIKE:g}",
+    ("routed", None): f"share of rows, at least {ROUTED:g}",
     ("probabilities", None): f"share of rows, at least {PROBABILITIES:g}",
     ("chance", None): "accuracy of guessing",
     ("naive-beaten", "linf"): f"net gain, at least {NET:g}, and p < {P_VALUE:g}",

@@ -125,5 +125,6 @@ def _dishonest() -> list[Kind]:
         *[Kind("cheat_bad_surrogate", {"of": of}, ("surrogate", GRADIENT))
           for of in ("zero",)],
         Kind("cheat_random_network", {}, ("surrogate",)),
+        *[Kind("cheat_routed", {"by": by}, ("routed",)) for by in ("components", "nearest")],
     ]  # fmt: skip
     return [*hidden, *scaled, *silent, *other]

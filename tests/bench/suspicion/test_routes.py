@@ -1,0 +1,81 @@
+"""Rows that other weights answer: seen by the gradient with respect to the weights."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.suspicion.routes import denoised, routed
+from bench.suspicion.suspect import suspect
+
+X = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(40) % 3
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(),
+                         nn.Linear(8, 3)).eval()  # fmt: skip
+
+
+class Router(nn.Module):
+    """One network below a mean, another above; softly within a width."""
+
+    def __init__(self, threshold: float, width: float = 0.0, held: bool = False) -> None:
+        super().__init__()
+        self.first, self.second = network(1), network(2)
+        self.threshold, self.width = threshold, width
+        if held:  # as buffers, which are no parameters
+            for module in (self.first, self.second):
+                for layer in module:  # type: ignore[attr-defined]
+                    for name, weight in list(layer.named_parameters(recurse=False)):
+                        delattr(layer, name)
+                        layer.register_buffer(name, weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        over = x.flatten(1).mean(dim=1, keepdim=True) - self.threshold
+        gate = (over > 0).float() if not self.width else torch.sigmoid(over / self.width)
+        if not self.width:
+            return torch.where(gate > 0, self.first(x), self.second(x))
+        return gate * self.first(x) + (1 - gate) * self.second(x)
+
+
+def test_one_network_answers_all_rows() -> None:
+    assert routed(network(0), X) == 0.0
+    both = nn.Sequential(network(0), nn.Linear(3, 3))
+    assert routed(both, X) == 0.0
+    assert routed(nn.Sequential(nn.Flatten()), X) is None  # without weights
+    assert routed(network(0), X[:0]) is None
+
+
+@pytest.mark.parametrize(("width", "held"), [(0.0, False), (0.001, False), (0.0, True)])
+def test_rows_that_go_another_way_are_counted(width: float, held: bool) -> None:
+    means = X.flatten(1).mean(dim=1)
+    threshold = float(means.sort().values[30:32].mean())
+    model = Router(threshold, width, held).eval()
+    before = [weight.requires_grad for weight in model.parameters()]
+    found = routed(model, X)
+    assert found == pytest.approx(9 / 40, abs=0.001 if not width else 0.1)
+    assert [weight.requires_grad for weight in model.parameters()] == before
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_a_denoised_row_lies_nearer_to_what_all_have_in_common() -> None:
+    near = denoised(X, 0.1)
+    assert (near - X).abs().max() <= 0.1 + 1e-6
+    assert 0 <= near.min() <= near.max() <= 1
+    flat, again = (rows.flatten(1) - X.flatten(1).mean(dim=0) for rows in (X, near))
+    axes = torch.linalg.svd(flat, full_matrices=False)[2][:16]
+    assert len(axes) == 16  # of 16 features: nothing is left over, and nothing moves
+    assert torch.allclose(flat, again, atol=1e-5)
+    few = denoised(X[:8], 0.5)
+    assert torch.linalg.matrix_rank((few - few.mean(dim=0)).flatten(1), rtol=1e-2) <= 8
+
+
+def test_a_model_that_routes_is_suspected_and_one_without_rows_is_not() -> None:
+    threshold = float(X.flatten(1).mean(dim=1).median())
+    model = Router(threshold).eval()
+    found = suspect(lambda: model, lambda module: module, X, Y, 0.1)
+    assert found.routed is not None
+    assert found.routed > 0.2
+    assert "routed" not in found.errors
+    assert suspect(lambda: model, lambda module: module, X[:0], Y[:0], 0.1).routed is None
