@@ -155,8 +155,15 @@ FILES: dict[str, tuple[Callable[[], None] | None, dict[str, Any], str]] = {
     "a page of the web": (raw(b"<!DOCTYPE html><html>"), {}, "page of the web.*download it again"),
     "a pointer": (raw(b"version https://git-lfs.github.com/spec/v1"), {}, "git lfs pull"),
     "another format": (None, {"weights": "w.onnx"}, r"weights must be a .*state dict"),
-    "a pickled model": (torch_file(nn.Linear(2, 2)), {}, r"save model\.state_dict"),
+    "a pickled model": (torch_file(nn.Linear(2, 2)), {}, r"a whole model.*save model\.state_dict"),
     "a pickle with code": (torch_file({"a": Payload("harmed")}), {}, "save model.state_dict"),
+    "an average's list": (
+        torch_file({"decay": 0.9, "shadow_params": [torch.zeros(3)]}), {}, "ema.copy_to",
+    ),
+    "a list as a part": (
+        torch_file({"model": state(), "ema": {"shadow_params": [torch.zeros(3)]}}),
+        {"part": "ema"}, "ema lists its weights without names",
+    ),
     "a plain pickle": (raw(pickle.dumps({"w": [1, 2]})), {}, "cannot be read as a plain"),
     "a list": (torch_file([1, 2]), {}, "is not a state dict: it holds a list"),
     "a checkpoint without weights": (
@@ -326,6 +333,14 @@ CALLS: dict[str, tuple[Any, Any, Any, str]] = {
     ),
     "NaN": (linear(), NAN, Y, "without NaN"),
     "levels of a byte as floats": (linear(), 255 * X, Y, "divide by 255"),
+    "sixteen levels as floats": (linear(), 16 * X, Y, "divide by the largest value"),
+    "sixteen levels as integers": (
+        linear(),
+        (16 * X).astype("int64"),
+        Y,
+        r"astype\('float32'\) / 15, its largest",
+    ),
+    "truth values": (linear(), X > 0.5, Y, r"astype\('float32'\)$"),
     "inputs in [-1, 1]": (linear(), 2 * X - 1, Y, r"\(x \+ 1\) / 2"),
     "an empty set": (linear(), X[:0], Y[:0], "no rows"),
     "labels that count from 1": (linear(), X, Y + 2, "do they count from 0"),
