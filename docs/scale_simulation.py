@@ -19,7 +19,11 @@ SECONDS_A_KEY = 0.0065  # to decide what a node is: 6.5 s for the 989 cells of `
 RECORD = 190  # bytes of a record
 
 # COUNTED: rows through the network, forward and backward each one, an attempt.
-JSMA = {"probs": 28.0, "log_odds": 60.0, "logits": 136.0}  # papernot-cifar10-short, 981 attempts
+JSMA = {
+    "probs": 28.0,
+    "log_odds": 60.0,
+    "logits": 136.0,
+}  # papernot-cifar10 at two epochs, 981 attempts
 STEPS = 56  # of JSMA at most, two features each
 PANEL = {  # L∞ at its smallest budget, over eight defenses (verdict-digits)
     "naive pgd": 183.0, "pgd": 183.0, "apgd": 196.0, "square": 345.0, "transfer": 40.0,

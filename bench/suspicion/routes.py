@@ -9,6 +9,7 @@ which of them took part.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,33 +18,65 @@ from torch.nn.modules.batchnorm import _NormBase
 NEGLIGIBLE = 1e-5
 """The share of a weight's largest gradient norm over all rows below which a row does not use it."""
 
+HAIR = 0.05
+"""How far from the faces of the box, as a share of ``eps``, what lies a hair off them is."""
+
+FEW = 0.05
+"""The share of features that is changed where few are."""
+
 COMPONENTS = 16
 """Principal components of the sources that are kept of a denoised one, at most."""
 
 
-def routed(model: nn.Module, x: Tensor, seed: int = 0) -> float | None:
-    """Return the share of the rows that use other weights than most rows do.
+def routed(model: nn.Module, kinds: Sequence[Tensor], seed: int = 0) -> float | None:
+    """Return the share of rows that use other weights than most, of the kind with most of them.
 
-    ``model``: in eval mode, logits (n, classes); ``x``: (n, *shape). Weights are parameters and
-    floating buffers. One row at a time, one forward and one backward pass each. None where no
-    answer has a gradient with respect to any weight, or there are no rows.
+    ``model``: in eval mode, logits (n, classes); ``kinds``: rows (n, *shape) of several kinds, as
+    ``around`` makes them; most are counted over all. Weights are parameters and floating buffers.
+    One row at a time, one forward and one backward pass each. None where no answer has a gradient
+    with respect to any weight, or there are no rows.
     """
     weights = [*model.parameters(), *_buffers(model)]
     weights = [weight for weight in weights if weight.is_floating_point()]
     flags = [weight.requires_grad for weight in weights]
+    rows = [(kind, x[row : row + 1]) for kind, x in enumerate(kinds) for row in range(len(x))]
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        norms = [_norms(model, x[row : row + 1], weights, seed) for row in range(len(x))]
+        norms = [_norms(model, row, weights, seed) for _, row in rows]
     finally:
         for weight, flag in zip(weights, flags, strict=True):
             weight.requires_grad_(flag)
     if not norms or not any(row.any() for row in norms):
         return None
     every = torch.stack(norms)
-    used = every > NEGLIGIBLE * every.amax(dim=0)
-    ways = Counter(tuple(row) for row in used.tolist())
-    return 1 - ways.most_common(1)[0][1] / len(used)
+    ways = [tuple(way) for way in (every > NEGLIGIBLE * every.amax(dim=0)).tolist()]
+    ((usual, _),) = Counter(ways).most_common(1)
+    others = Counter(kind for (kind, _), way in zip(rows, ways, strict=True) if way != usual)
+    return max((count / len(kinds[kind]) for kind, count in others.items()), default=0.0)
+
+
+def around(x: Tensor, eps: float, seed: int = 0) -> list[Tensor]:
+    """Return rows of several kinds near the sources ``x`` (n, *shape), (n, *shape) each.
+
+    The sources; nearer to what they have in common; uniform within ``eps`` in L∞, and at its
+    corners; a hair off the faces of the box; a few features almost at 0 or 1. A model that has
+    several faces shows them somewhere there.
+    """
+    if len(x) < 2:
+        return [x]
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn() -> Tensor:
+        return torch.rand(x.shape, generator=generator).to(x)
+
+    hair = HAIR * eps
+    uniform = x + eps * (2 * drawn() - 1)
+    corners = x + eps * (drawn() - 0.5).sign()
+    ends = torch.where(drawn() < 0.5, hair, 1 - hair)
+    few = torch.where(drawn() < FEW, ends, x)
+    inside = x.clamp(hair, 1 - hair)
+    return [x, denoised(x, eps), uniform.clamp(0, 1), corners.clamp(0, 1), inside, few]
 
 
 def _buffers(model: nn.Module) -> list[Tensor]:

@@ -17,7 +17,7 @@ from bench.measure.query import NO_ANSWER, answer, differs, predict
 from bench.suspicion.average import Average
 from bench.suspicion.consistency import consistency
 from bench.suspicion.difference import SHARES, agreement, base_points, finding
-from bench.suspicion.routes import denoised, routed
+from bench.suspicion.routes import around, routed
 
 SOURCES = 40
 """Sources that are looked at: enough for a median, and for one row in ten."""
@@ -35,9 +35,9 @@ class Suspicion:
     ``batch_dependent``: rows whose answer is no function of the row. ``no_answer``: rows at which
     no class wins, of sources and of points within the budget. ``surrogate``: how often what is
     attacked instead of the model answers as it does, None without one; ``averages``: whether it
-    answers twice the same where the model does not. ``routed``: how many use other weights than
-    most (``routes``), None where none has a gradient. ``shapes``: of the weights that the answers
-    depend on, ascending. ``errors``: what could not be measured, and why.
+    answers twice the same where the model does not. ``routed``: how many of one kind use other
+    weights than most (``routes``), None where none has a gradient. ``shapes``: of the weights
+    that the answers depend on, ascending. ``errors``: what could not be measured, and why.
     """
 
     gradient: str
@@ -96,8 +96,7 @@ def suspect(
         surrogate, averages = _surrogate(model, subject, asked, classes)
     ways = None
     try:
-        near = [x, denoised(x, eps), points.get("noise", x)] if len(x) > 1 else [x]
-        ways = routed(model, torch.cat(near), seed)
+        ways = routed(model, around(x, eps, seed), seed)
     except torch.OutOfMemoryError:
         raise  # the device's, not the model's: it is asked again with fewer rows
     except Exception as error:  # noqa: BLE001 (other people's code: the reason is kept and shown)

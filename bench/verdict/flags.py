@@ -23,8 +23,8 @@ FEW_SOURCES = 60
 NO_OP_SHARE = 0.1
 """Above this share of attempts that changed nothing, the attack did not do its work."""
 
-ROUTED = 0.05
-"""From this share of rows on that other weights answer than most, a model has several faces."""
+ROUTED = 0.1
+"""From this share of rows of a kind on that other weights answer, a model has several faces."""
 
 ZERO_SHARE = 0.1
 COSINE = 0.7
@@ -273,8 +273,8 @@ def _routed(share: float | None) -> Suspicions:
         return Suspicions(measured=measured)
     flag = Flag(
         "routed", "warning", share, ROUTED,
-        f"{share:.0%} of the rows near the data are answered by other weights than the rest: one "
-        "network or another answers",
+        f"of one kind of rows near the data {share:.0%} are answered by other weights than most: "
+        "one network or another answers",
         "judge each of them by itself: attacks meet one, and no gradient leads from it to another",
     )  # fmt: skip
     return Suspicions((flag,), measured=measured)
