@@ -211,6 +211,11 @@ def fill(model: nn.Module, weights: Weights, origin: str) -> tuple[str, ...]:
     ]
     if problems:
         hint = _hint(missing, surplus, shapes)
+        if missing and surplus and hasattr(model, "save_pretrained"):
+            hint += (
+                "; save_pretrained may rename weights: save torch.save(model.state_dict(), FILE) "
+                "of what from_pretrained gives, or give the module to bench.judge"
+            )
         raise UserError(f"{origin} does not fit the model: {'; '.join(problems)}{hint}")
     kept = {key: tensors.get(key, value) for key, value in wanted.items()}
     model.load_state_dict(kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -144,13 +144,24 @@ def _gained(facts: Facts, delta: str) -> Judgement:
     return Judgement("holds", 4, f"{delta}: the lower end is at least {_points(MARGIN)}")
 
 
+def _together(missing: Iterable[str]) -> str:
+    """Return what is missing in words, where several share a reason with that once."""
+    groups: dict[str, list[str]] = {}
+    for why in missing:
+        what, _, reason = why.partition(": ")
+        groups.setdefault(reason, []).append(what)
+    return "; ".join(
+        ", ".join(several) + (f": {reason}" if reason else "") for reason, several in groups.items()
+    )
+
+
 def _unjudgeable(facts: Facts) -> str | None:
     """Return why nothing can be said, or None."""
     reasons = []
     if facts.sources < FEW_SOURCES:
         reasons.append(f"{facts.sources} sources, and a verdict needs {FEW_SOURCES}")
     if facts.missing:
-        reasons.append(f"the panel is incomplete: {'; '.join(facts.missing)}{_so_far(facts)}")
+        reasons.append(f"the panel is incomplete: {_together(facts.missing)}{_so_far(facts)}")
     if not facts.compared:
         pass  # nothing of it can be missing
     elif facts.reference is None:

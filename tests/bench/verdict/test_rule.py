@@ -136,3 +136,9 @@ def test_without_a_reference_what_no_reference_could_change_is_known() -> None:
     assert "not converged" in judge(replace(ALONE, moved=0.05)).why
     assert judge(replace(ALONE, missing=("square failed",))).rule == 1
     assert given(ALONE, "stochastic").rule == 1
+
+
+def test_a_reason_that_several_attacks_share_is_told_once() -> None:
+    missing = ("pgd failed: no gradient", "square changed nothing", "apgd failed: no gradient")
+    found = judge(replace(STRONG, missing=missing)).why
+    assert "pgd failed, apgd failed: no gradient; square changed nothing" in found
