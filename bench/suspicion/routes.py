@@ -38,6 +38,8 @@ def routed(model: nn.Module, kinds: Sequence[Tensor], seed: int = 0) -> float | 
     """
     weights = [*model.parameters(), *_buffers(model)]
     weights = [weight for weight in weights if weight.is_floating_point()]
+    if not weights:
+        return None
     flags = [weight.requires_grad for weight in weights]
     rows = [(kind, x[row : row + 1]) for kind, x in enumerate(kinds) for row in range(len(x))]
     try:
