@@ -15,8 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-NEGLIGIBLE = 1e-5
-"""The share of a weight's largest gradient norm over all rows below which a row does not use it."""
+NEGLIGIBLE = 1e-12
+"""The share of a weight's largest gradient norm over all rows below which a row does not use it.
+
+What is switched off has a gradient of exactly zero. But layer normalisation of an even background
+takes gradients apart by 1e8 between one row and another that all use the same weights.
+"""
 
 HAIR = 0.05
 """How far from the faces of the box, as a share of ``eps``, what lies a hair off them is."""

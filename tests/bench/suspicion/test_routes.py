@@ -59,6 +59,14 @@ def test_rows_that_go_another_way_are_counted(width: float, held: bool) -> None:
     assert all(weight.grad is None for weight in model.parameters())
 
 
+def test_gradients_of_very_different_size_are_no_other_way() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.LayerNorm(16), nn.Linear(16, 8), nn.LayerNorm(8), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.LayerNorm(8, eps=1e-12), nn.Linear(8, 3)).eval()
+    even = torch.cat([X[:10], 0.5 + 1e-5 * X[10:20], 1e-6 * X[20:30]])
+    assert routed(model, around(even, 0.01)) == 0.0
+
+
 def test_a_denoised_row_lies_nearer_to_what_all_have_in_common() -> None:
     near = denoised(X, 0.1)
     assert (near - X).abs().max() <= 0.1 + 1e-6
