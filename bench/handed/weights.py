@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -95,7 +94,7 @@ def _content(path: Path, origin: str) -> Any:
         raise UserError(f"{origin} does not exist") from error
     except Exception as error:
         told = _strange(path)
-        if told is None and isinstance(error, pickle.UnpicklingError):
+        if told is None and type(error).__name__ == "UnpicklingError":
             told = "it holds pickled objects, which run code when they are read: a whole model?"
         reason = told or plain(str(error).partition("\n")[0])
         raise UserError(

@@ -48,12 +48,12 @@ class RoutedDefense(Defense):
 
     def requires(self) -> Mapping[str, Defense]:
         """Name both networks."""
-        return {"accurate": Undefended(), "robust": AdversarialTraining(eps=0.2)}
+        return {"undefended": Undefended(), "robust": AdversarialTraining(eps=0.2)}
 
     def build(self, context: BuildContext) -> nn.Module:
         """Put the detector before them."""
         fitted = context.fitted
-        return Routed(fitted["accurate"], fitted["robust"], context.info.features, self)
+        return Routed(fitted["undefended"], fitted["robust"], context.info.features, self)
 
     def fit(self, model: nn.Module, train: Split, context: FitContext) -> None:
         """Learn what data look like, and from where on they surely do."""
