@@ -36,8 +36,7 @@ class FMNResult(ClimbResult):
     """As ``ClimbResult``, `x_adv` being the nearest adversarial found, or x.
 
     `success`: the goal holds, or untargeted there is no answer, within eps where it is given.
-    `distance`: the norm of the change,
-    infinite where no adversarial was found.
+    `distance`: the norm of the change, infinite where no adversarial was found.
     """
 
     distance: Tensor

@@ -189,7 +189,7 @@ def suspicion_flags(facts: ModelFacts) -> Suspicions:
     if found is None:
         return Suspicions()
     if facts.stochastic:  # such a model answers otherwise every time, and is judged by many draws
-        found = {**found, "stateful": 0.0, "batch_dependent": 0.0, "routed": None}
+        found = {**found, "stateful": 0.0, "batch_dependent": 0.0}
     rows = [
         _share("stateful", "error", found["stateful"], "are answered otherwise after other "
                "questions, or by another instance of the same weights",

@@ -181,3 +181,13 @@ def test_two_classes_are_not_guessed_at_three_quarters() -> None:
     assert chance(3, 1000) == pytest.approx(0.445, abs=1e-3)
     assert chance(10, 1000) == pytest.approx(0.2)
     assert chance(2, 10) == chance(2) == 0.75  # so few images tell little
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_who_declares_chance_is_asked_for_its_routes_all_the_same(stochastic: bool) -> None:
+    suspected = {
+        "gradient": "agrees", "where": None, "step": None, "value": 1.0, "stochastic": 0.0,
+        "stateful": 0.0, "batch_dependent": 0.0, "no_answer": 0.0, "surrogate": None,
+        "averages": None, "routed": 0.4, "shapes": [], "errors": {},
+    }  # fmt: skip
+    assert raised(model(suspicion=suspected), stochastic=stochastic)["routed"] == "warning"
