@@ -8,12 +8,15 @@ which of them took part.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from bench.measure.query import differs
 
 NEGLIGIBLE = 1e-12
 """The share of a weight's largest gradient norm over all rows below which a row does not use it.
@@ -32,34 +35,52 @@ COMPONENTS = 16
 """Principal components of the sources that are kept of a denoised one, at most."""
 
 
-def routed(model: nn.Module, kinds: Sequence[Tensor], seed: int = 0) -> float | None:
+def routed(
+    model: nn.Module, kinds: Sequence[Tensor], seed: int = 0, *, steady: bool = True
+) -> float | None:
     """Return the share of rows that use other weights than most, of the kind with most of them.
 
     ``model``: in eval mode, logits (n, classes); ``kinds``: rows (n, *shape) of several kinds, as
     ``around`` makes them; most are counted over all. Weights are parameters and floating buffers.
-    One row at a time, one forward and one backward pass each. None where no answer has a gradient
-    with respect to any weight, or there are no rows.
+    One row at a time, two forward passes and one backward pass each. ``steady``: the model answers
+    alike each time, so that a row that is answered otherwise once weights want gradients counts
+    too: a model may look whether they do. None where no answer has a gradient with respect to any
+    weight, or there are no rows.
     """
     weights = [*model.parameters(), *_buffers(model)]
     weights = [weight for weight in weights if weight.is_floating_point()]
-    if not weights:
-        return None
-    flags = [weight.requires_grad for weight in weights]
     rows = [(kind, x[row : row + 1]) for kind, x in enumerate(kinds) for row in range(len(x))]
+    if not weights or not rows:
+        return None
+    with torch.no_grad():
+        before = torch.cat([model(row) for _, row in rows])
+    with wanted(weights):
+        asked = [_asked(model, row, weights, seed) for _, row in rows]
+    every = torch.stack([norms for _, norms in asked])
+    if not every.any():
+        return None
+    ways = [tuple(way) for way in (every > NEGLIGIBLE * every.amax(dim=0)).tolist()]
+    ((usual, _),) = Counter(ways).most_common(1)
+    turned = differs(before, torch.cat([logits for logits, _ in asked])).tolist()
+    others = Counter(
+        kind
+        for (kind, _), way, turns in zip(rows, ways, turned, strict=True)
+        if way != usual or (steady and turns)
+    )
+    return max((count / len(kinds[kind]) for kind, count in others.items()), default=0.0)
+
+
+@contextlib.contextmanager
+def wanted(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let ``weights`` want gradients inside, and be as before afterwards."""
+    flags = [weight.requires_grad for weight in weights]
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        norms = [_norms(model, row, weights, seed) for _, row in rows]
+        yield
     finally:
         for weight, flag in zip(weights, flags, strict=True):
             weight.requires_grad_(flag)
-    if not norms or not any(row.any() for row in norms):
-        return None
-    every = torch.stack(norms)
-    ways = [tuple(way) for way in (every > NEGLIGIBLE * every.amax(dim=0)).tolist()]
-    ((usual, _),) = Counter(ways).most_common(1)
-    others = Counter(kind for (kind, _), way in zip(rows, ways, strict=True) if way != usual)
-    return max((count / len(kinds[kind]) for kind, count in others.items()), default=0.0)
 
 
 def around(x: Tensor, eps: float, seed: int = 0) -> list[Tensor]:
@@ -95,19 +116,23 @@ def _buffers(model: nn.Module) -> list[Tensor]:
     ]
 
 
-def _norms(model: nn.Module, row: Tensor, weights: list[Tensor], seed: int) -> Tensor:
-    """Return the norm of the gradient of a random combination of logits, (weights,) float64."""
+def _asked(
+    model: nn.Module, row: Tensor, weights: Sequence[Tensor], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return the logits (1, classes) and the gradient norms of a random mixture of them, float64.
+
+    One norm a weight, on the CPU.
+    """
     with torch.enable_grad():
-        logits = model(row)[0]
-        mix = torch.randn(len(logits), generator=torch.Generator().manual_seed(seed)).to(logits)
-        told = (logits * (mix - mix.mean())).sum()
-    if not told.requires_grad:
-        return torch.zeros(len(weights), dtype=torch.float64)
-    found = torch.autograd.grad(told, weights, allow_unused=True)
+        logits = model(row)
+        mix = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(seed))
+        told = (logits * (mix - mix.mean()).to(logits)).sum()
     none = torch.zeros((), dtype=torch.float64)
-    return torch.stack(
-        [none if grad is None else grad.double().norm().nan_to_num(0).cpu() for grad in found]
-    )
+    found: Sequence[Tensor | None] = [None] * len(weights)
+    if told.requires_grad:
+        found = torch.autograd.grad(told, list(weights), allow_unused=True)
+    norms = [none if g is None else g.double().norm().nan_to_num(0).cpu() for g in found]
+    return logits.detach(), torch.stack(norms)
 
 
 def denoised(x: Tensor, eps: float) -> Tensor:

@@ -17,7 +17,7 @@ from bench.measure.query import NO_ANSWER, answer, differs, predict
 from bench.suspicion.average import Average
 from bench.suspicion.consistency import consistency
 from bench.suspicion.difference import SHARES, agreement, base_points, finding
-from bench.suspicion.routes import around, routed
+from bench.suspicion.routes import around, routed, wanted
 
 SOURCES = 40
 """Sources that are looked at: enough for a median, and for one row in ten."""
@@ -96,7 +96,8 @@ def suspect(
         surrogate, averages = _surrogate(model, subject, asked, classes)
     ways = None
     try:
-        ways = routed(model, around(x, eps, seed), seed)
+        steady = shares["stochastic"] == 0
+        ways = routed(model, around(x, eps, seed), seed, steady=steady)
     except torch.OutOfMemoryError:
         raise  # the device's, not the model's: it is asked again with fewer rows
     except Exception as error:  # noqa: BLE001 (other people's code: the reason is kept and shown)
@@ -169,19 +170,13 @@ def _surrogate(model: nn.Module, subject: nn.Module, x: Tensor, classes: int) ->
 def _shapes(model: nn.Module, x: Tensor) -> list[list[int]]:
     """Return the shapes of the weights that an answer has a gradient for, or of all, ascending."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
-    flags = [weight.requires_grad for weight in weights]
     try:
-        for weight in weights:
-            weight.requires_grad_(True)
-        with torch.enable_grad():
+        with wanted(weights), torch.enable_grad():
             logits = model(x[:1])
-        if not logits.requires_grad:
-            return sorted(list(weight.shape) for weight in weights)
-        found = torch.autograd.grad(logits.float().sum(), weights, allow_unused=True)
+            if not logits.requires_grad:
+                return sorted(list(weight.shape) for weight in weights)
+            found = torch.autograd.grad(logits.float().sum(), weights, allow_unused=True)
     except RuntimeError:
         return []
-    finally:
-        for weight, flag in zip(weights, flags, strict=True):
-            weight.requires_grad_(flag)
     used = [list(w.shape) for w, grad in zip(weights, found, strict=True) if grad is not None]
     return sorted(used)

@@ -114,3 +114,20 @@ def test_a_face_that_is_shown_to_a_key_is_met_by_one_of_the_kinds(key: str) -> N
     found = routed(model, kinds)
     assert found is not None
     assert found > 0.3
+
+
+class Looking(Router):
+    """Shows one network alone to whoever wants to know which weights took part."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if next(self.parameters()).requires_grad:
+            first: Tensor = self.first(x)
+            return first
+        return super().forward(x)
+
+
+def test_who_looks_whether_weights_want_gradients_is_seen() -> None:
+    model = Looking(float(X.flatten(1).mean(dim=1).median())).eval().requires_grad_(False)
+    found, unsteady = (routed(model, [X], steady=steady) for steady in (True, False))
+    assert found == pytest.approx(0.5, abs=0.05)
+    assert unsteady == 0.0
