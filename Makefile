@@ -58,7 +58,7 @@ $(SETUP): pyproject.toml
 # changed is reused from runs/. The longer ones are run by hand, with RETORT_DATA or a download, and
 # published by `python -m bench publish RUN`; seconds of work as their timings.json has them, which
 # two cores halve: papernot-mnist 2,600, papernot-mnist-seeds 1,200, papernot-mnist-recipes with
-# --recipe fast-2 1,000 and with sgd-12 2,400, verdict-mnist 5,400 a seed, carlini-wagner 1,300, broken 1,040, linear on MNIST 260,
+# --recipe fast-2 1,000 and with sgd-12 2,400, papernot-cifar10 7,400, verdict-mnist 5,400 a seed, carlini-wagner 1,300, broken 1,040, linear on MNIST 260,
 # logits-mnist 14,700.
 CURVES := full verdict
 DIGITS := agreement fooling linear logits students transfer transfer-networks
